@@ -1,0 +1,34 @@
+"""kdzoo: the benchmark zoo for knowledge distillation.
+
+    import kdzoo
+    results = kdzoo.run(benchmark="digits", methods=["scratch", "dkd", "reffakd"], seeds=3)
+    print(results)
+
+Everything is imported when it is first used: neither torch nor mmengine comes with `import kdzoo`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kdzoo.api import Results, plan, run
+    from kdzoo.checks import KdzooError, UsageError
+
+__version__ = "0.1.0"
+__all__ = ["KdzooError", "Results", "UsageError", "__version__", "plan", "run"]
+
+_HOMES = {"Results": "api", "plan": "api", "run": "api", "KdzooError": "checks", "UsageError": "checks"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from where it lives."""
+    import importlib
+
+    if name not in _HOMES:
+        raise AttributeError(f"module 'kdzoo' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"kdzoo.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,228 @@
+"""How mistakes are told: one exception family, one form of message, and options that know their range.
+
+An option is a keyword-only argument. Its annotation says what it accepts, so a distiller declares it once:
+
+    def __init__(self, *, temperature: Annotated[float, Interval(low=0, open_low=True)] = 4.0): ...
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union
+
+
+class KdzooError(Exception):
+    """What kdzoo raises on purpose; str() is the message for the user."""
+
+
+class UsageError(KdzooError, ValueError):
+    """A mistake in what the user asked for: found before training, exit status 2."""
+
+
+class StorageError(KdzooError, OSError):
+    """A file could not be written or read; what was there before is kept. Exit status 1."""
+
+
+def usage(who: str, what: str, expected: str, got: object, do: str = "") -> UsageError:
+    """Build the message form of the project: who, what, what is accepted, what came, what to do."""
+    return UsageError(f"{who}: {what} must be {expected}, got {got!r}." + (f" {do}" if do else ""))
+
+
+def unknown(who: str, kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """Build the answer to an unknown name: its nearest matches, or all that there are."""
+    names = list(known)
+    lowered = {n.lower(): n for n in names}
+    close = [lowered[m] for m in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
+    hint = (
+        f"Did you mean {' or '.join(repr(c) for c in close)}?" if close else f"There are: {', '.join(names)}."
+    )
+    return UsageError(f"{who}: there is no {kind} {name!r}. {hint}")
+
+
+class Problems:
+    """Gathers mistakes so that a user hears of all of them at once."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def __enter__(self) -> Problems:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        """Keep a mistake and go on; anything else passes through."""
+        if isinstance(error, UsageError):
+            self.messages.extend(m for m in str(error).splitlines() if m not in self.messages)
+            return True
+        return False
+
+    def raise_all(self) -> None:
+        """Raise one error that lists every mistake, a line each; do nothing if there was none."""
+        if self.messages:
+            raise UsageError("\n".join(self.messages))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The numbers that an option accepts."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below and math.isfinite(value)
+
+    def __str__(self) -> str:
+        left = "(" if self.open_low or math.isinf(self.low) else "["
+        right = ")" if self.open_high or math.isinf(self.high) else "]"
+        return f"in {left}{self.low:g}, {self.high:g}{right}"
+
+
+Positive = Annotated[float, Interval(low=0, open_low=True)]
+NonNegative = Annotated[float, Interval(low=0)]
+Fraction = Annotated[float, Interval(low=0, high=1)]
+Count = Annotated[int, Interval(low=1)]
+Natural = Annotated[int, Interval(low=0)]
+
+
+@dataclass(frozen=True)
+class Option:
+    """A keyword argument that a user may set: name, what it accepts, default, and a line of documentation."""
+
+    name: str
+    kinds: tuple[type, ...]
+    choices: tuple[str, ...]
+    interval: Interval | None
+    default: Any
+    doc: str = ""
+
+    @property
+    def accepted(self) -> str:
+        """Say in words what is accepted."""
+        words = [repr(c) for c in self.choices]
+        names = {float: "a number", int: "an integer", bool: "true or false", str: "a text"}
+        for kind in self.kinds:
+            words.append(
+                names[kind] + (f" {self.interval}" if self.interval and kind in (int, float) else "")
+            )
+        return " or ".join(words)
+
+    def parse(self, who: str, given: object) -> Any:
+        """Turn a text or a value into a value of the right type and range.
+
+        Raises:
+            UsageError: it is none that the option accepts.
+        """
+        if isinstance(given, str) and given in self.choices:
+            return given
+        for kind in self.kinds:
+            value = _as(kind, given)
+            if value is not None and (self.interval is None or kind in (bool, str) or value in self.interval):
+                return value
+        raise usage(who, self.name, self.accepted, given)
+
+
+def _as(kind: type, given: object) -> Any:
+    if kind is bool:
+        words = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+        return (
+            given if isinstance(given, bool) else words.get(given.lower()) if isinstance(given, str) else None
+        )
+    if kind is str:
+        return given if isinstance(given, str) else None
+    if isinstance(given, bool) or not isinstance(given, (int, float, str)):
+        return None
+    try:
+        number = float(given)
+    except (ValueError, OverflowError):
+        return None
+    if kind is float:
+        return number
+    return int(number) if math.isfinite(number) and number == int(number) else None
+
+
+def options_of(target: type | Callable[..., Any]) -> dict[str, Option]:
+    """Read the options off a signature: keyword-only arguments, their annotations and their docstring's Args.
+
+    Args:
+        target: a class (its `__init__`) or a function.
+
+    Returns:
+        The options by name, in declared order.
+    """
+    function: Any = vars(target).get("__init__") or target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
+    function = inspect.unwrap(function)
+    hints = typing.get_type_hints(function, include_extras=True)
+    documented = _documented(inspect.getdoc(target) or "") | _documented(inspect.getdoc(function) or "")
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            kinds, choices, interval = _accepts(hints.get(name, str))
+            default = None if parameter.default is parameter.empty else parameter.default
+            found[name] = Option(name, kinds, choices, interval, default, documented.get(name, ""))
+    return found
+
+
+def _accepts(hint: Any) -> tuple[tuple[type, ...], tuple[str, ...], Interval | None]:
+    origin = typing.get_origin(hint)
+    if origin is Annotated:
+        inner, *notes = typing.get_args(hint)
+        kinds, choices, interval = _accepts(inner)
+        return kinds, choices, next((n for n in notes if isinstance(n, Interval)), interval)
+    if origin is Literal:
+        return (), typing.get_args(hint), None
+    if origin in (Union, types.UnionType):
+        parts = [_accepts(part) for part in typing.get_args(hint) if part is not type(None)]
+        return (
+            tuple(kind for part in parts for kind in part[0]),
+            tuple(choice for part in parts for choice in part[1]),
+            next((part[2] for part in parts if part[2]), None),
+        )
+    return (hint,), (), None
+
+
+def _documented(docstring: str) -> dict[str, str]:
+    section = re.search(r"^(?:Args|Options):\n((?:[ \t]+.*\n?|\n)+)", docstring, re.MULTILINE)
+    if not section:
+        return {}
+    entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section.group(1), re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def checked(who: str, options: Mapping[str, Option], given: Mapping[str, object]) -> dict[str, Any]:
+    """Check given options and fill in the defaults.
+
+    Args:
+        who: whose options they are, for the message.
+        options: what there is (`options_of`).
+        given: names and values; values may be texts.
+
+    Returns:
+        A value for every option, in declared order.
+
+    Raises:
+        UsageError: an unknown name (with its nearest matches) or a value out of range; all of them at once.
+    """
+    problems = Problems()
+    for name in given:
+        if name not in options:
+            with problems:
+                if not options:
+                    raise UsageError(f"{who}: it has no options, got {name!r}.")
+                raise unknown(who, "option", name, options)
+    values = {}
+    for name, option in options.items():
+        with problems:
+            values[name] = option.parse(who, given[name]) if name in given else option.default
+    problems.raise_all()
+    return values

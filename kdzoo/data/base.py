@@ -1,0 +1,92 @@
+"""What a data set is: uint8 arrays in memory, class names, and a fingerprint of their content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from kdzoo.checks import checked, options_of
+from kdzoo.registry import DATASETS
+
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one purpose.
+
+    Attributes:
+        images: [N, C, H, W] uint8.
+        labels: [N] int64 class numbers.
+    """
+
+    images: Images
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set in memory.
+
+    Attributes:
+        name: as registered.
+        train: what networks are trained on.
+        test: what accuracies are measured on.
+        classes: class names, in the order of the class numbers.
+        validation: a part taken off the training images (`split_validation`), None without.
+        warnings: what a reader of the results must know about this copy of the data.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    validation: Split | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image: 1 for grey, 3 for colour."""
+        return int(self.train.images.shape[1])
+
+    @property
+    def size(self) -> int:
+        """Height and width of an image in pixels."""
+        return int(self.train.images.shape[2])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of every array, label and class name (SHA-256, 64 hexadecimal digits)."""
+        digest = hashlib.sha256("\0".join(self.classes).encode())
+        for split in (self.train, self.test, self.validation):
+            if split is not None:
+                for array in (split.images, split.labels):
+                    digest.update(f"{array.dtype.str}{array.shape}".encode())
+                    digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+def load_dataset(name: str, root: Path | None = None, options: Mapping[str, object] | None = None) -> Dataset:
+    """Load a data set by its registered name.
+
+    Args:
+        name: a name of `kdzoo list datasets`.
+        root: where the user keeps its files; None looks in the usual places.
+        options: the data set's own keyword arguments.
+
+    Raises:
+        UsageError: an unknown name, or missing or damaged files: which were looked for, where, and how to get
+            them.
+    """
+    load: Callable[..., Dataset] = DATASETS.find(name)
+    return load(root, **checked(f"data set {name}", options_of(load), options or {}))

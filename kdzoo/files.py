@@ -1,0 +1,52 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from kdzoo.checks import StorageError
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, a kill or a full disk finds the old content or the new, never a part.
+
+    Args:
+        path: where to; missing folders are made.
+        content: what it shall hold.
+
+    Raises:
+        StorageError: the disk is full, or the place cannot be written; what was there before is untouched.
+    """
+    # One name a process: two processes may write the same file, and the last rename wins whole.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        # The rename itself must survive a power cut.
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path} ({len(content)} bytes): {error.strerror or error}. Make room there or "
+            f"choose another "
+            "--work-dir, then run the same command again: it goes on from the last good state."
+        ) from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically: two spaces, keys in their own order, no NaN (which is no JSON)."""
+    write_atomic(path, (json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())

@@ -1,0 +1,73 @@
+"""What there is: the pages of `kdzoo list`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from tabulate import tabulate
+
+from kdzoo.checks import options_of
+from kdzoo.methods import groups
+from kdzoo.registry import DATASETS, DISTILLERS, MODELS, SOURCES, Registry
+from kdzoo.training.benchmark import benchmark_names, describe_benchmark, load_benchmark
+
+
+def listing(what: str, *, verbose: bool) -> str:
+    """Make one of the pages.
+
+    Args:
+        what: "methods", "sources", "benchmarks", "models" or "datasets".
+        verbose: with papers, needs, versions and options.
+    """
+    if what == "methods":
+        words = [f"{name} expands to {', '.join(methods)}" for name, methods in groups().items()]
+        grammar = (
+            "grammar: distiller[:name=value]*[+source[:name=value]*]; wildcards such as *+reffakd expand"
+        )
+        return "\n\n".join([_registered(DISTILLERS, verbose), "\n".join([grammar, *words])])
+    if what == "sources":
+        return _registered(SOURCES, verbose)
+    if what == "benchmarks":
+        return _benchmarks(verbose)
+    return _registered({"models": MODELS, "datasets": DATASETS}[what], verbose)
+
+
+def _registered(registry: Registry, verbose: bool) -> str:
+    things = {name: registry.find(name) for name in registry.names()}
+    if not verbose:
+        return str(tabulate([[name, _summary(thing)] for name, thing in things.items()], tablefmt="plain"))
+    return "\n\n".join(_page(name, thing) for name, thing in things.items())
+
+
+def _summary(thing: Any) -> str:
+    return (inspect.getdoc(thing) or "").split("\n\n", 1)[0].replace("\n", " ")
+
+
+def _page(name: str, thing: Any) -> str:
+    facts = [["paper", getattr(thing, "paper", "")], ["version", getattr(thing, "version", "")]]
+    if hasattr(thing, "needs"):
+        facts.append(["needs", ", ".join(sorted(thing.needs)) or "nothing"])
+    if getattr(thing, "trains", ()):
+        facts.append(["trains", ", ".join(thing.trains)])
+    rows = [[f"  {k}", v] for k, v in facts if v != ""]
+    for option in options_of(thing).values():
+        rows.append([f"  {option.name}", f"default {option.default}; {option.accepted}"])
+        if option.doc:
+            rows.append(["", option.doc])
+    return f"{name}: {_summary(thing)}\n{tabulate(rows, tablefmt='plain', maxcolwidths=[None, 88])}"
+
+
+def _benchmarks(verbose: bool) -> str:
+    rows = [[name, describe_benchmark(name)] for name in benchmark_names()]
+    if not verbose:
+        return str(tabulate(rows, tablefmt="plain"))
+    pages = []
+    for name, words in rows:
+        found = load_benchmark(name)
+        facts = [[f"  {key}", f"{s.network}, {s.recipe.epochs} epochs, batch size {s.recipe.batch_size}"]
+                 for key, s in {"student": found.student, **found.sections}.items()]  # fmt: skip
+        facts += [["  data", found.data], ["  optimizer", str(dict(found.student.recipe.optimizer))]]
+        facts += [["  schedule", str([dict(s) for s in found.student.recipe.param_scheduler])]]
+        pages.append(f"{name}: {words}\n{tabulate(facts, tablefmt='plain')}")
+    return "\n\n".join(pages)

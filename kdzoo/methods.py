@@ -1,0 +1,236 @@
+"""The method grammar: `distiller[:name=value]*[+source[:name=value]*]`, its shorthands and its one canonical
+spelling.
+
+kd    dkd:beta=4    dkd+reffakd    kd:temperature=20:alpha=0.6+reffakd:gamma=auto    reffakd = kd+reffakd
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kdzoo.checks import Problems, UsageError, checked, options_of, unknown
+
+# Doshi and Kim 2024, Table 8, from left to right, behind the teacher and the student on its own.
+TABLE8 = ("at", "kd", "fitnet", "kdsvd", "pkt", "rkd", "dkd", "dkd+reffakd", "reffakd")
+
+_PART = re.compile(r"[A-Za-z_][\w.-]*(:[A-Za-z_]\w*=[^:]*)*")
+# A plus sign before a digit belongs to a number such as 1e+3.
+_PLUS = re.compile(r"\+(?=[A-Za-z_])")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A distiller or a source as somebody spelled it."""
+
+    name: str
+    options: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method with every option resolved.
+
+    Attributes:
+        name: the canonical spelling, which records and tables show.
+        distiller: registered name.
+        options: all options of the distiller.
+        source: registered name of the source of soft labels, None where the method uses none.
+        source_options: all options of the source.
+    """
+
+    name: str
+    distiller: str
+    options: Mapping[str, Any]
+    source: str | None
+    source_options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a benchmark sets where the user is silent, by distiller and by source."""
+
+    epochs: int
+    methods: Mapping[str, Mapping[str, Any]]
+    sources: Mapping[str, Mapping[str, Any]]
+
+
+def parse(text: str) -> tuple[Part, Part | None]:
+    """Split a spelling into its distiller and its source, without asking whether they exist.
+
+    Raises:
+        UsageError: it does not follow the grammar.
+    """
+    if "~" in text:
+        raise UsageError(
+            f"method {text!r}: sums of distillers (~) are not part of this version. List them one by one."
+        )
+    parts = _PLUS.split(text)
+    if len(parts) > 2 or not all(_PART.fullmatch(part) for part in parts):
+        raise UsageError(
+            f"method {text!r}: must be distiller[:name=value]*[+source[:name=value]*], "
+            "for example dkd:beta=4 or kd:temperature=20+reffakd."
+        )
+    found = []
+    for part in parts:
+        name, *assignments = part.split(":")
+        pairs = [a.split("=", 1) for a in assignments]
+        doubled = sorted({n for n, _ in pairs if [m for m, _ in pairs].count(n) > 1})
+        if doubled:
+            raise UsageError(f"method {text!r}: option {doubled[0]!r} is given twice. Give it once.")
+        found.append(Part(name, dict(pairs)))
+    return found[0], (found[1] if len(found) > 1 else None)
+
+
+def resolve(text: str, defaults: Defaults) -> Method:
+    """Resolve a spelling against what is registered.
+
+    Args:
+        text: one method, no wildcard.
+        defaults: the benchmark's.
+
+    Raises:
+        UsageError: the grammar, a name, an option or a combination is wrong.
+    """
+    from kdzoo.registry import DISTILLERS, SOURCES
+
+    who = f"method {text!r}"
+    distiller, source = parse(text)
+    if distiller.name not in DISTILLERS.names() and distiller.name in SOURCES.names():
+        shorthand = SOURCES.find(distiller.name).shorthand
+        if source is not None or not shorthand:
+            raise UsageError(
+                f"{who}: {distiller.name!r} is a source of soft labels. Write kd+{distiller.name}."
+            )
+        distiller, source = Part(shorthand, {}), distiller
+    if distiller.name not in DISTILLERS.names():
+        raise unknown(who, "distiller", distiller.name, [*DISTILLERS.names(), *_shorthands()])
+    cls = DISTILLERS.find(distiller.name)
+    problems = Problems()
+    usual = _usual(cls, cls.scaled_options(defaults.epochs), defaults.methods.get(distiller.name, {}), who)
+    options, source_options = usual, {}
+    with problems:
+        options = checked(who, options_of(cls), {**usual, **distiller.options})
+    name = _spelled(distiller.name, options, usual)
+    if "soft_labels" not in cls.needs:
+        with problems:
+            if source is not None:
+                raise UsageError(f"{who}: {_why_no_source(distiller.name, source.name, cls.needs)}")
+        problems.raise_all()
+        return Method(name, distiller.name, options, None, {})
+
+    source = source or Part("teacher", {})
+    with problems:
+        kind = SOURCES.find(source.name, who)
+        usual_source = _usual(kind, {}, defaults.sources.get(source.name, {}), who)
+        source_options = checked(who, options_of(kind), {**usual_source, **source.options})
+    problems.raise_all()
+    spelled_source = _spelled(source.name, source_options, usual_source)
+    if kind.shorthand == name:
+        name = spelled_source
+    elif spelled_source != "teacher":
+        name = f"{name}+{spelled_source}"
+    return Method(name, distiller.name, options, source.name, source_options)
+
+
+def _usual(target: type, scaled: Mapping[str, Any], config: Mapping[str, Any], who: str) -> dict[str, Any]:
+    return checked(who, options_of(target), {**scaled, **config})
+
+
+def _spelled(name: str, options: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
+    return ":".join([name, *(f"{k}={_text(v)}" for k, v in options.items() if v != usual[k])])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def _why_no_source(distiller: str, source: str, needs: frozenset[str]) -> str:
+    from kdzoo.registry import DISTILLERS
+
+    takes = [n for n in DISTILLERS.names() if "soft_labels" in DISTILLERS.find(n).needs]
+    what = f"reads the teacher's {' and '.join(sorted(needs))}" if needs else "learns from the labels alone"
+    advice = " or ".join(f"{n}+{source}" for n in takes)
+    return f"{distiller!r} {what} and takes no soft labels. Write {distiller}, or {advice}."
+
+
+def _shorthands() -> list[str]:
+    from kdzoo.registry import SOURCES
+
+    return [n for n in SOURCES.names() if SOURCES.find(n).shorthand]
+
+
+def universe() -> list[str]:
+    """List every spelling without options that there is: each distiller, and each logit distiller with each
+    source."""
+    from kdzoo.registry import DISTILLERS, SOURCES
+
+    names = list(DISTILLERS.names())
+    for distiller in DISTILLERS.names():
+        if "soft_labels" in DISTILLERS.find(distiller).needs:
+            for source in SOURCES.names():
+                if source != "teacher":
+                    shorthand = SOURCES.find(source).shorthand == distiller
+                    names.append(source if shorthand else f"{distiller}+{source}")
+    return names
+
+
+def groups() -> dict[str, list[str]]:
+    """Give the words that stand for several methods, and what each of them expands to."""
+    from kdzoo.registry import DISTILLERS, SOURCES
+
+    everything = universe()
+    table8 = [m for m in TABLE8 if m in everything]
+    under_kd = [
+        s if SOURCES.find(s).shorthand == "kd" else f"kd+{s}" for s in SOURCES.names() if s != "teacher"
+    ]
+    all_methods = ["scratch", *table8, *DISTILLERS.names(), *under_kd]
+    return {"table8": ["scratch", *table8], "all": list(dict.fromkeys(all_methods))}
+
+
+def expand(methods: str | Sequence[str]) -> list[str]:
+    """Expand a comma-separated list, or a list of such lists, with its group words and wildcards.
+
+    Args:
+        methods: for example "dkd,reffakd", ["kd", "*+reffakd"], "table8", "all".
+
+    Returns:
+        Spellings in the order given, each once.
+
+    Raises:
+        UsageError: the list is empty, or a wildcard matches nothing.
+    """
+    texts = [methods] if isinstance(methods, str) else list(methods)
+    words = [word.strip() for text in texts for word in text.split(",") if word.strip()]
+    if not words:
+        raise UsageError(
+            "methods: must be a comma-separated list such as scratch,dkd,reffakd, got an empty one."
+        )
+    named = groups()
+    found: list[str] = []
+    problems = Problems()
+    for word in words:
+        with problems:
+            found.extend(_expanded(word, named))
+    problems.raise_all()
+    return list(dict.fromkeys(found))
+
+
+def _expanded(word: str, named: Mapping[str, Iterable[str]]) -> list[str]:
+    if word in named:
+        return list(named[word])
+    if any(sign in word for sign in "*?["):
+        # kd+reffakd is spelled reffakd, but *+reffakd shall find it.
+        long = {m: m if "+" in m or m not in _shorthands() else f"kd+{m}" for m in universe()}
+        matching = [
+            m for m, text in long.items() if fnmatch.fnmatchcase(m, word) or fnmatch.fnmatchcase(text, word)
+        ]
+        if not matching:
+            raise UsageError(f"methods: nothing matches {word!r}. There are: {', '.join(long)}.")
+        return matching
+    return [word]

@@ -1,0 +1,130 @@
+"""What every network of the zoo agrees on: how it is built, and that it returns a `ModelOutput`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from kdzoo.checks import checked, options_of, usage
+from kdzoo.outputs import ModelOutput, Shapes, shapes_of
+from kdzoo.registry import MODELS
+
+
+def build_model(
+    name: str, *, num_classes: int, channels: int, size: int, options: Mapping[str, object] | None = None
+) -> nn.Module:
+    """Build a network by its registered name.
+
+    Its initial weights come from torch's global generator: seed it first (`torch.manual_seed(key(...))`).
+
+    Args:
+        name: a name of `kdzoo list models`.
+        num_classes: classes K of its classifier.
+        channels: channels of its input images.
+        size: height and width of its input images in pixels.
+        options: the model's own keyword arguments, texts or values.
+
+    Returns:
+        A module that maps [N, channels, size, size] float images to a `ModelOutput`.
+
+    Raises:
+        UsageError: an unknown name or option, or an input that the network cannot take.
+    """
+    build: Callable[..., nn.Module] = MODELS.find(name)
+    values: dict[str, Any] = checked(f"model {name}", options_of(build), options or {})
+    return build(num_classes, channels, size, **values)
+
+
+def output_shapes(network: nn.Module, channels: int, size: int) -> Shapes:
+    """Find the shapes of a network's output for one image by running it once in evaluation mode.
+
+    Args:
+        network: as `build_model` makes it.
+        channels: channels of its input images.
+        size: height and width of its input images in pixels.
+    """
+    training = network.training
+    parameter = next(network.parameters())
+    with torch.no_grad():
+        output: ModelOutput = network.eval()(torch.zeros(1, channels, size, size, device=parameter.device))
+    network.train(training)
+    return shapes_of(output)
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Count the trainable numbers of a network."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def check_input(
+    who: str,
+    *,
+    num_classes: int | None = None,
+    channels: int | None = None,
+    size: int | None = None,
+    smallest: int = 1,
+) -> None:
+    """Refuse an input that no network of this kind can take; what is not given is not checked.
+
+    Args:
+        who: the model, for the message: "model resnet18".
+        num_classes: at least 1.
+        channels: at least 1.
+        size: at least `smallest`, in pixels.
+        smallest: the smallest image of which the last stage keeps enough.
+
+    Raises:
+        UsageError: a number is too small.
+    """
+    for what, got, least in (
+        ("num_classes", num_classes, 1),
+        ("channels", channels, 1),
+        ("size", size, smallest),
+    ):
+        if got is not None and got < least:
+            raise usage(who, what, f"at least {least}", got)
+
+
+class _Answer(nn.Module):
+    """What a network is there for: its logits, or the images that an autoencoder gives back."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        output: ModelOutput = self.network(images)
+        if output.logits is not None:
+            return output.logits
+        reconstruct = cast(Callable[[Tensor | None], Tensor], self.network.reconstruct)
+        return reconstruct(output.embedding)
+
+
+def flops(network: nn.Module, channels: int, size: int) -> int:
+    """Count the multiply-adds from one image to its logits, or to its reconstruction where there are none.
+
+    They are counted as fvcore does, in evaluation mode: convolutions and linear layers by their products,
+    batch norm as two an element; activations, sums and pooling are free.
+
+    Args:
+        network: as `build_model` makes it.
+        channels: channels of its input images.
+        size: height and width of its input images in pixels.
+    """
+    training = network.training
+    parameter = next(network.parameters())
+    image = torch.zeros(1, channels, size, size, device=parameter.device, dtype=parameter.dtype)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # fvcore uses parts of torch.jit that torch calls deprecated.
+            from fvcore.nn import FlopCountAnalysis
+
+            analysis = FlopCountAnalysis(_Answer(network).eval(), image)
+            analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+            return int(analysis.total())
+    finally:
+        network.train(training)

@@ -1,0 +1,178 @@
+"""The words that all else speaks: what networks return, what a step hands to a method, and soft labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class ModelOutput(NamedTuple):
+    """What a network returns, the same whoever asks; what it does not compute is None.
+
+    The types leave None out: a method reads what it declares in `needs`, and that it is there is checked
+        before training.
+
+    Attributes:
+        logits: [N, K], before any softmax. None for a network that classifies nothing (an autoencoder).
+        embedding: [N, D], the vector before the classifier.
+        stages: [N, C, H, W] each, outputs of the residual (or conv) stages after their activation, fine to
+            coarse.
+        preactivations: the same stages before their last activation.
+    """
+
+    logits: Tensor
+    embedding: Tensor = None  # type: ignore[assignment]
+    stages: tuple[Tensor, ...] = None  # type: ignore[assignment]
+    preactivations: tuple[Tensor, ...] = None  # type: ignore[assignment]
+
+
+class Batch(NamedTuple):
+    """The images of one step, the same tensors for every member.
+
+    Attributes:
+        images: [N, C, H, W] float32, augmented and normalised.
+        labels: [N] int64, class numbers.
+        indices: [N] int64, positions in the training set; None for a method that does not need them.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor | None
+
+
+class Guide(NamedTuple):
+    """What guides a student in one step; a method gets only what it declares in `needs`.
+
+    Attributes:
+        soft_labels: from the method's source; None for a method that declares no need of them.
+        teacher: the method's own digest of the teacher's output, by name.
+    """
+
+    soft_labels: SoftLabels
+    teacher: Mapping[str, Tensor]
+
+
+class Progress(NamedTuple):
+    """Where training stands; epochs and steps count from 0.
+
+    Attributes:
+        epoch: the current epoch.
+        epochs: how many there will be.
+        step: the current step of this epoch.
+        steps: how many steps an epoch has.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+
+
+class Shapes(NamedTuple):
+    """The shapes of a ModelOutput for one image (no batch dimension); None where the network gives
+    nothing."""
+
+    logits: tuple[int, ...] | None
+    embedding: tuple[int, ...] | None
+    stages: tuple[tuple[int, ...], ...] | None
+    preactivations: tuple[tuple[int, ...], ...] | None
+
+
+class Setting(NamedTuple):
+    """What a method may know before training: enough to size adapters or to refuse a pair of networks.
+
+    Attributes:
+        student: shapes of the student's output.
+        teacher: shapes of the teacher's output, None without a teacher.
+        teacher_head: the teacher's classifier, None where it has none or nobody needs it.
+        classes: number of classes K.
+        labels: [N] int64, the training labels.
+    """
+
+    student: Shapes
+    teacher: Shapes | None
+    teacher_head: torch.nn.Module | None
+    classes: int
+    labels: Tensor
+
+
+def shapes_of(output: ModelOutput) -> Shapes:
+    """Give the shapes of one image's output, without the batch dimension."""
+
+    def one(tensor: Tensor | None) -> tuple[int, ...] | None:
+        return None if tensor is None else tuple(tensor.shape[1:])
+
+    def many(tensors: tuple[Tensor, ...] | None) -> tuple[tuple[int, ...], ...] | None:
+        return None if tensors is None else tuple(tuple(t.shape[1:]) for t in tensors)
+
+    return Shapes(one(output.logits), one(output.embedding), many(output.stages), many(output.preactivations))
+
+
+class SoftLabels(Protocol):
+    """A distribution over the classes for each sample of a batch, whoever made it."""
+
+    def log_probs(self, temperature: float) -> Tensor:
+        """Give [N, K] log-probabilities; -inf stands for a probability of 0.
+
+        Args:
+            temperature: divides scores; probabilities stay as they are (eq. 2 of the ReffAKD paper).
+        """
+        ...
+
+
+class _Scores:
+    def __init__(self, logits: Tensor) -> None:
+        self._logits = logits
+
+    def log_probs(self, temperature: float) -> Tensor:
+        return torch.log_softmax(self._logits / temperature, dim=-1)
+
+
+class _Probabilities:
+    def __init__(self, values: Tensor) -> None:
+        self._log_values = values.log()
+
+    def log_probs(self, temperature: float) -> Tensor:
+        return self._log_values
+
+
+class _Mixture:
+    def __init__(self, weights: Sequence[float], parts: Sequence[SoftLabels]) -> None:
+        self._log_weights = [math.log(w) if w > 0 else -math.inf for w in weights]
+        self._parts = parts
+
+    def log_probs(self, temperature: float) -> Tensor:
+        weighted = [p.log_probs(temperature) + w for p, w in zip(self._parts, self._log_weights, strict=True)]
+        return torch.logsumexp(torch.stack(weighted), dim=0)
+
+
+def scores(logits: Tensor) -> SoftLabels:
+    """Make soft labels of scores, such as a teacher's logits: the temperature divides them.
+
+    Args:
+        logits: [N, K].
+    """
+    return _Scores(logits)
+
+
+def probabilities(values: Tensor) -> SoftLabels:
+    """Make soft labels of probabilities: no temperature touches them (Doshi and Kim 2024, eq. 2).
+
+    Args:
+        values: [N, K], rows sum to 1; zeros are allowed.
+    """
+    return _Probabilities(values)
+
+
+def mix(weights: Sequence[float], parts: Sequence[SoftLabels]) -> SoftLabels:
+    """Average soft labels as probabilities, each softened in its own way first.
+
+    Args:
+        weights: one per part, summing to 1.
+        parts: soft labels of the same [N, K].
+    """
+    return _Mixture(weights, parts)

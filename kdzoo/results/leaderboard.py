@@ -1,0 +1,341 @@
+"""Leaderboards in the layout of the paper's Table 8, for pages, CSV, terminals and Python.
+
+Every function gives the same bytes for the same records, in whatever order they come.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tabulate import tabulate
+
+from kdzoo.results.groups import QUANTITIES, SMALL_TEST_SET, TABLE8, Group, Row, group, teachers
+from kdzoo.results.record import Record
+from kdzoo.results.statistics import Summary
+from kdzoo.results.words import ascii_only, crop, listed, markdown, spreadsheet, words
+
+__all__ = ["TABLE8", "leaderboard", "leaderboard_csv", "plain_rows", "terminal_table"]
+
+SELECTED = "best on test (selected on the test set)"
+TERMINAL_WIDTH = 100
+_LONGEST_SETTINGS = 600  # characters of an artifact's settings on a page; the record has them all
+_DIGITS = {"nll": 4, "parameters": 0, "flops": 0}
+
+
+def leaderboard(records: Iterable[Record], title: str = "Leaderboard") -> str:
+    """Write a markdown page: for each protocol and teacher what was run, Table 8's row, and details.
+
+    Args:
+        records: any records; those of different protocols never share a table.
+        title: heading of the page.
+
+    Raises:
+        UsageError: two records tell the same member differently.
+    """
+    parts = [f"# {markdown(title)}"]
+    for found in group(records):
+        parts += [f"## {markdown(_name(found))}", _protocol(found)]
+        parts += [_table8(found), _details(found), _reading(found)]
+    if len(parts) == 1:
+        parts.append("There are no records yet.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _name(found: Group) -> str:
+    pair = " -> ".join(name for name in (_teacher_name(found), found.settings["student"]["name"]) if name)
+    taught = "".join(f", teacher {artifact['key'][:8]}" for artifact in found.teachers)
+    return f"{found.benchmark}: {pair} (protocol {found.protocol}{taught})"
+
+
+def _teacher_name(found: Group) -> str:
+    return " + ".join(artifact["network"] for artifact in found.teachers)
+
+
+def _protocol(found: Group) -> str:
+    """State the protocol in words, a line each."""
+    settings, data = found.settings, found.settings["data"]
+    seeds = ", ".join(str(seed) for seed in sorted({record.seed for record in found.records}))
+    fraction = settings["val_fraction"]
+    warnings = {text for record in found.records for text in record.settings["data"].get("warnings", [])}
+    lines = [
+        f"Data: {data['name']}, {data['classes']} classes; {data['train']:,} training, "
+        f"{data['validation']:,} validation and {data['test']:,} test images",
+        f"Student: {words(settings['student'])}",
+        f"Schedule: {settings['epochs']} epochs, batch size {settings['batch_size']}",
+        f"Optimizer: {words(settings['optimizer'])}; learning rate: {words(settings['param_scheduler'])}",
+        f"Views: {words(settings['views'])}",
+        f"Precision: {settings['precision']}",
+        "Validation split: " + (f"{fraction:g} of the training images" if fraction else "none"),
+        f"Seeds: {seeds}",
+        *(f"Teacher: {_artifact(found, artifact)}" for artifact in found.teachers),
+        *_other_artifacts(found),
+        *(f"Data warning: {warning}" for warning in sorted(warnings)),
+        *_notes(found),
+    ]
+    return "\n".join(f"- {markdown(line)}" for line in lines)
+
+
+def _artifact(found: Group, artifact: Mapping[str, Any]) -> str:
+    """Say of an artifact what it is, how good it is, and where its settings differ from the protocol's."""
+    trained = artifact["origin"] == "trained"
+    made = f"trained with seed {artifact['seed']}" if trained else "user's checkpoint"
+    score = [_score(name, value) for name, value in artifact["score"].items() if value is not None]
+    shared = {**found.settings, "seed": artifact["seed"]}
+    own = {name: value for name, value in artifact["settings"].items() if shared.get(name) != value}
+    described = "; ".join([artifact["network"], made, *score, f"key {artifact['key'][:8]}"])
+    return described + (f"; {crop(listed(own), _LONGEST_SETTINGS)}" if own else "")
+
+
+def _score(name: str, value: float) -> str:
+    forms = {"top1": "top-1 {:.2f} %", "top5": "top-5 {:.2f} %", "nll": "NLL {:.4f}", "ece": "ECE {:.2f} %"}
+    return forms[name].format(value) if name in forms else f"{name} {value:.6g}"
+
+
+def _other_artifacts(found: Group) -> list[str]:
+    used: dict[tuple[str, str], tuple[Mapping[str, Any], list[str]]] = {}
+    for row in found.rows:
+        for record in row.records:
+            for name, artifact in record.artifacts.items():
+                if not name.startswith("teacher"):
+                    users = used.setdefault((name, artifact["key"]), (artifact, []))[1]
+                    users += [row.name] if row.name not in users else []
+    return [
+        f"{name[:1].upper()}{name[1:]}, for {', '.join(users)}: {_artifact(found, artifact)}"
+        for (name, _), (artifact, users) in sorted(used.items())
+    ]
+
+
+def _notes(found: Group) -> list[str]:
+    notes: dict[str, list[str]] = {}
+    for row in found.rows:
+        for note in sorted({note for record in row.records for note in record.notes}):
+            notes.setdefault(note, []).append(row.name)
+    everyone = len(found.rows)
+    return [
+        f"Note: {note}" if len(names) == everyone else f"Note for {', '.join(names)}: {note}"
+        for note, names in sorted(notes.items())
+    ]
+
+
+def _table8(found: Group) -> str:
+    """Lay out last-epoch accuracies as Table 8 does: teacher, student, methods, in one row."""
+    cells = [("benchmark", markdown(found.benchmark))]
+    for artifact in found.teachers:
+        accuracy = _number(artifact["score"].get("top1"), "last")
+        cells.append((f"teacher {markdown(artifact['network'])}", accuracy))
+    for row in found.scratch:
+        label = row.name.replace("scratch", f"student {found.settings['student']['name']} (scratch)")
+        cells.append((markdown(label), _accuracy(row)))
+    for row in found.methods:
+        accuracy = _accuracy(row)
+        cells.append((markdown(row.name), f"**{accuracy}**" if row is found.ahead else accuracy))
+    return _github([header for header, _ in cells], [[value for _, value in cells]])
+
+
+def _accuracy(row: Row) -> str:
+    """Write the last accuracy; where members diverged, out of how many it is."""
+    summary = row.over_seeds("last")
+    if not row.done:
+        return "diverged"
+    if not row.diverged:
+        return summary.format()
+    return f"{summary.format().split(' (')[0]} ({len(row.done)} of {len(row.records)})"
+
+
+def _number(value: float | None, quantity: str) -> str:
+    return Summary(1, value, None).format(_DIGITS.get(quantity, 2))
+
+
+def _details(found: Group) -> str:
+    """List everything else, a row a method."""
+    columns = {
+        "top-1, last epoch": "last",
+        "top-5": "top5",
+        SELECTED: "best_on_test",
+        "validation-selected": "validation_selected",
+        "NLL": "nll",
+        "ECE": "ece",
+        "agreement with the teacher": "agreement",
+        "parameters": "parameters",
+        "FLOPs": "flops",
+        "s/epoch (on the machine that ran)": "seconds_per_epoch",
+    }
+    optional = ("validation_selected", "agreement", "seconds_per_epoch")
+    shown = {
+        header: quantity
+        for header, quantity in columns.items()
+        if quantity not in optional or any(row.over_seeds(quantity).count for row in found.rows)
+    }
+    lines = []
+    for artifact in found.teachers:
+        score = {**artifact["score"], "last": artifact["score"].get("top1")}
+        values = [_number(score.get(quantity), quantity) for quantity in shown.values()]
+        lines.append([f"teacher {markdown(artifact['network'])}", "-", *values, artifact["origin"]])
+    for row in found.rows:
+        seeds = ", ".join(str(record.seed) for record in row.records)
+        values = [_detail(row, quantity) for quantity in shown.values()]
+        lines.append([markdown(row.name), seeds, *values, row.status()])
+    return _github(["method", "seeds", *shown, "status"], lines)
+
+
+def _detail(row: Row, quantity: str) -> str:
+    summary = row.over_seeds(quantity)
+    if quantity == "last":
+        return _accuracy(row)
+    if quantity in ("parameters", "flops") and summary.mean is not None:
+        return f"{summary.mean:,.0f}"
+    return summary.format(_DIGITS.get(quantity, 2), spread=quantity != "seconds_per_epoch").split(" (")[0]
+
+
+def _github(headers: list[str], rows: list[list[str]]) -> str:
+    alignment = ["left", *["right"] * (len(headers) - 1)]
+    table: str = tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=alignment)
+    return table
+
+
+def _reading(found: Group) -> str:
+    """Say under the tables how far they carry."""
+    lines = [
+        *_small_test_set(found),
+        "Top-1, top-5, NLL, ECE and agreement are of the last epoch on the test set: no selection is "
+        "involved. What was selected on the test set is named so.",
+        "Accuracies, ECE and agreement in percent, NLL in nats, FLOPs as multiply-adds of one image. ± is "
+        "the sample standard deviation over (n) seeds of the student; its teacher stays the same.",
+    ]
+    if any(len(row.done) == 1 for row in found.rows):
+        lines.append("A number without ± is of one seed: how far another seed would move it is not known.")
+    if found.ahead:
+        lines.append(
+            "Bold: the best method, ahead of every other beyond seed noise (95 % interval of the differences "
+            "paired by seed)."
+        )
+    elif found.comparable:
+        lines.append(
+            "No method is bold: the best is not ahead of every other beyond seed noise (paired, 95 %)."
+        )
+    lines += [f"{markdown(row.name)}: {markdown(row.distinction)}." for row in found.rows if row.distinction]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _small_test_set(found: Group) -> list[str]:
+    if found.test_images >= SMALL_TEST_SET:
+        return []
+    count = found.test_images
+    return [f"One of the {count} test images is worth {100 / count:.2f} points: this table ranks nothing."]
+
+
+def leaderboard_csv(records: Iterable[Record]) -> str:
+    """Write one line a record, unrounded; an apostrophe disarms what a spreadsheet would run as a formula.
+
+    Raises:
+        UsageError: two records tell the same member differently.
+    """
+    unique = {record.key: record for found in group(records) for record in found.records}
+    lines = [_csv_line(record) for record in unique.values()]
+    headers = list(lines[0]) if lines else []
+    file = io.StringIO()
+    writer = csv.DictWriter(file, headers, lineterminator="\n")
+    if lines:
+        writer.writeheader()
+        writer.writerows(lines)
+    return file.getvalue()
+
+
+def _csv_line(record: Record) -> dict[str, Any]:
+    taught = teachers(record)
+    line = {
+        "benchmark": record.benchmark,
+        "protocol": record.protocol["name"],
+        "protocol_hash": record.protocol["hash"],
+        "teacher_key": " ".join(artifact["key"] for artifact in taught),
+        "teacher": " + ".join(artifact["network"] for artifact in taught),
+        "teacher_top1": taught[0]["score"].get("top1") if len(taught) == 1 else None,
+        "method": record.method,
+        "seed": record.seed,
+        "status": record.status,
+        "diverged_at": record.diverged_at,
+        **record.accuracy,
+        **{name: read(record) for name, read in QUANTITIES.items() if name not in record.accuracy},
+        "key": record.key,
+    }
+    return {name: spreadsheet(value) if isinstance(value, str) else value for name, value in line.items()}
+
+
+def plain_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """Give the rows of all leaderboards as plain values, for pandas and the like.
+
+    Returns:
+        A mapping a group and method: benchmark, protocol, protocol_hash, teacher, teacher_key, teacher_top1,
+        method, name, seeds (finished), diverged (a mapping of seeds to epochs), and of each quantity in
+        `QUANTITIES` `..._mean`, `..._std` and `..._count`.
+
+    Raises:
+        UsageError: two records tell the same member differently.
+    """
+    rows = []
+    for found in group(records):
+        for row in found.rows:
+            plain = {
+                "benchmark": found.benchmark,
+                "protocol": found.protocol,
+                "protocol_hash": found.protocol_hash,
+                "teacher": _teacher_name(found) or None,
+                "teacher_key": " ".join(artifact["key"] for artifact in found.teachers) or None,
+                "teacher_top1": found.teachers[0]["score"].get("top1") if len(found.teachers) == 1 else None,
+                "method": row.method,
+                "name": row.name,
+                "seeds": [record.seed for record in row.done],
+                "diverged": {record.seed: record.diverged_at for record in row.diverged},
+            }
+            for quantity in QUANTITIES:
+                summary = row.over_seeds(quantity)
+                plain[f"{quantity}_mean"] = summary.mean
+                plain[f"{quantity}_std"] = summary.std
+                plain[f"{quantity}_count"] = summary.count
+            rows.append(plain)
+    return rows
+
+
+def terminal_table(records: Iterable[Record]) -> str:
+    """Write a compact table for each protocol and teacher, at most 100 columns wide.
+
+    Raises:
+        UsageError: two records tell the same member differently.
+    """
+    return "\n\n".join(_terminal_group(found) for found in group(records)) or "There are no records yet."
+
+
+def _terminal_group(found: Group) -> str:
+    quantities = ("best_on_test", "nll", "ece", "seconds_per_epoch")
+    lines = []
+    for artifact in found.teachers:
+        score = {"last": artifact["score"].get("top1"), **artifact["score"]}
+        values = [_narrow(score.get(quantity), quantity) for quantity in ("last", *quantities)]
+        lines.append([ascii_only(f"teacher {artifact['network']}", 26), *values])
+    for row in found.rows:
+        best = row.over_seeds("best_on_test").format().split(" (")[0]
+        means = [_narrow(row.over_seeds(quantity).mean, quantity) for quantity in quantities[1:]]
+        lines.append([ascii_only(row.name, 26), _accuracy(row), best, *means])
+    headers = ["method", "top-1, last", "best on test*", "NLL", "ECE", "s/epoch"]
+    table = tabulate(lines, headers, disable_numparse=True, colalign=["left", *["right"] * 5])
+    settings = found.settings
+    lost = [f"{row.name}: {row.status()}." for row in found.rows if row.diverged]
+    remarks = ["* selected on the test set; all else is of the last epoch, without selection.", *lost]
+    heading = (
+        f"{_name(found)}: {settings['epochs']} epochs, batch size {settings['batch_size']}, "
+        f"{settings['data']['test']:,} test images"
+    )
+    wrapped = [_wrap(remark) for remark in (*_small_test_set(found), *remarks)]
+    return "\n".join([_wrap(heading), table, *wrapped])
+
+
+def _narrow(value: float | None, quantity: str) -> str:
+    return Summary(1, value, None).format(3 if quantity == "nll" else 2)
+
+
+def _wrap(text: str) -> str:
+    return textwrap.fill(ascii_only(text, 400), TERMINAL_WIDTH)

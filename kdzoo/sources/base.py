@@ -1,0 +1,124 @@
+"""The contract of a source of soft labels, and of the workshop in which one is made ready."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from kdzoo.checks import checked, options_of
+from kdzoo.outputs import Batch, ModelOutput, SoftLabels
+from kdzoo.registry import SOURCES
+
+
+class Workshop(Protocol):
+    """What a source may use to get ready; given by the trainer, for one seed.
+
+    Attributes:
+        seed: the run's seed.
+        num_classes: classes K.
+        labels: [N] labels of the training images.
+        mean: [C, 1, 1] channel means by which images were normalised, in pixel values from 0 to 1.
+        std: [C, 1, 1] channel standard deviations.
+        device: where training happens.
+    """
+
+    seed: int
+    num_classes: int
+    labels: npt.NDArray[np.int64]
+    mean: Tensor
+    std: Tensor
+    device: torch.device
+
+    def teacher(self, batch: Batch) -> ModelOutput:
+        """Run the teacher on a batch, once however many ask; only for a source that declares that need."""
+        ...
+
+    def train(self, name: str, loss: Callable[[nn.Module, Batch], Tensor]) -> nn.Module:
+        """Train an artifact that the source declares in `trains`, or fetch it if it was trained before.
+
+        Args:
+            name: its section in the benchmark's config, which names network and schedule.
+            loss: from network and batch to a scalar.
+
+        Returns:
+            The network in evaluation mode, on the device.
+        """
+        ...
+
+    def key(self, purpose: str, *place: int) -> int:
+        """Give the run's key for a draw."""
+        ...
+
+    def images(self, indices: npt.NDArray[np.int64], *, purpose: str, draw: int, augmented: bool) -> Tensor:
+        """Give normalised training images [N, C, H, W]: as they are, or a view of each keyed by purpose and
+        draw."""
+        ...
+
+    def embed(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Give the embeddings [N, D] of images, in portions and without gradients."""
+        ...
+
+
+class Source:
+    """Where soft labels come from. A source never sees a student.
+
+    Options are keyword-only arguments of `__init__`, checked like a distiller's.
+
+    Attributes:
+        needs: "teacher" if it asks the workshop for one, "indices" if it reads the samples' positions.
+        trains: names of the artifacts that `fit` trains.
+        train_options: the options that shape those artifacts, and so are part of their key.
+        version: raised whenever the numbers change, because it is part of every record's key.
+        paper: where it comes from.
+        shorthand: the distiller meant where the source's name stands alone as a method; "" if it may not.
+        options: the resolved options of this instance, in declared order.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    trains: ClassVar[tuple[str, ...]] = ()
+    train_options: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 1
+    paper: ClassVar[str] = ""
+    shorthand: ClassVar[str] = ""
+    options: Mapping[str, Any] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in cls.__dict__:
+            declared = cls.__init__
+
+            @functools.wraps(declared)
+            def checked_init(self: Source, **given: Any) -> None:
+                values = checked(type(self).__name__, options_of(type(self)), given)
+                declared(self, **values)
+                self.options = values
+
+            cls.__init__ = checked_init  # type: ignore[method-assign, assignment]
+
+    def fit(self, workshop: Workshop) -> None:
+        """Make ready for a run, before its first step; called again on every start, so it must be
+        repeatable."""
+
+    def __call__(self, batch: Batch) -> SoftLabels:
+        """Give the soft labels of a batch."""
+        raise NotImplementedError
+
+
+def build_source(name: str, options: Mapping[str, object] | None = None) -> Source:
+    """Build a registered source.
+
+    Args:
+        name: a name of `kdzoo list sources`.
+        options: names and values; values may be texts.
+
+    Raises:
+        UsageError: an unknown name or option, or a value out of range.
+    """
+    cls: type[Source] = SOURCES.find(name)
+    return cls(**checked(name, options_of(cls), options or {}))

@@ -1,0 +1,385 @@
+"""A benchmark's settings, read from its config, changed by the user, and checked before anything is
+trained."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import kdzoo
+from kdzoo.checks import Problems, UsageError, checked, options_of, unknown, usage
+from kdzoo.data.views import Views
+from kdzoo.methods import Defaults
+from kdzoo.registry import DISTILLERS, SOURCES, Registry
+
+PRECISIONS = ("float32", "bf16")
+
+_TOP = ("data", "views", "student", "teacher", "recipe", "methods", "sources")
+_RECIPE = ("epochs", "batch_size", "optimizer", "param_scheduler", "schedule_epochs")
+# Lengths in epochs, which scale with training; a scheduler that counts steps (by_epoch=False) is left alone.
+_LENGTHS = ("milestones", "T_max", "begin", "end", "step_size", "total_steps", "periods")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one network is trained.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images a step; the last, shorter batch of an epoch is kept.
+        optimizer: for mmengine's builder: `type` and its arguments.
+        param_scheduler: for mmengine's builder, already scaled to `epochs`.
+    """
+
+    epochs: int
+    batch_size: int
+    optimizer: Mapping[str, Any]
+    param_scheduler: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A network of the benchmark and the recipe that trains it."""
+
+    network: str
+    options: Mapping[str, Any]
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Everything that a benchmark fixes; what a user may change has been changed.
+
+    Attributes:
+        name: the config's.
+        data: registered data set.
+        data_options: its options.
+        views: augmentation of training images.
+        student: the student and its recipe.
+        sections: what else may be trained, by name: "teacher", "autoencoder".
+        precision: "float32" or "bf16".
+        val_fraction: share of the training images split off for validation.
+        methods: options that the benchmark sets, by distiller.
+        sources: options that the benchmark sets, by source.
+    """
+
+    name: str
+    data: str
+    data_options: Mapping[str, Any]
+    views: Views
+    student: Section
+    sections: Mapping[str, Section]
+    precision: str
+    val_fraction: float
+    methods: Mapping[str, Mapping[str, Any]]
+    sources: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def defaults(self) -> Defaults:
+        """Give what the benchmark sets where a method's spelling is silent."""
+        return Defaults(self.student.recipe.epochs, self.methods, self.sources)
+
+    def section(self, name: str) -> Section:
+        """Give a section by name.
+
+        Raises:
+            UsageError: the config has none of that name.
+        """
+        if name not in self.sections:
+            raise UsageError(
+                f"benchmark {self.name!r}: its config has no section {name!r}, which a requested method "
+                f"needs. "
+                f"Add {name} = dict(network=dict(type=...)), or choose a method that needs none."
+            )
+        return self.sections[name]
+
+
+def config_folder() -> Path:
+    """Find the configs: inside the installed package, or beside it in a checkout."""
+    package = Path(kdzoo.__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def benchmark_names() -> list[str]:
+    """List the benchmarks that come with kdzoo."""
+    return sorted(p.stem for p in config_folder().glob("*.py"))
+
+
+def describe_benchmark(name: str) -> str:
+    """Give the first line of a config's docstring."""
+    tree = ast.parse((config_folder() / f"{name}.py").read_text())
+    return (ast.get_docstring(tree) or "").split("\n", 1)[0]
+
+
+def load_benchmark(
+    benchmark: str,
+    *,
+    epochs: int | None = None,
+    section_epochs: Mapping[str, int | None] | None = None,
+    precision: str = "float32",
+    val_fraction: float = 0.0,
+    cfg_options: Mapping[str, Any] | None = None,
+) -> Benchmark:
+    """Read a benchmark's config and apply what the user changes.
+
+    Args:
+        benchmark: a name of `kdzoo list benchmarks`, or the path of a config file.
+        epochs: for the student; None keeps the config's.
+        section_epochs: for "teacher", "autoencoder"; None keeps the config's.
+        precision: "float32" or "bf16".
+        val_fraction: share of training images for validation, in [0, 1).
+        cfg_options: config entries by dotted name, for example {"recipe.batch_size": 128}.
+
+    Raises:
+        UsageError: all that is wrong, a line each.
+    """
+    config = _read(benchmark, cfg_options or {})
+    name = Path(benchmark).stem
+    who = f"benchmark {name!r}"
+    problems = Problems()
+    for key, value in config.items():
+        with problems:
+            if key not in _TOP and not (isinstance(value, dict) and "network" in value):
+                raise unknown(who, "config entry", key, [*_TOP, "autoencoder"])
+    for key in ("data", "student", "recipe"):
+        with problems:
+            if not isinstance(config.get(key), dict):
+                raise usage(who, f"config entry {key!r}", "a dict", config.get(key))
+    with problems:
+        if precision not in PRECISIONS:
+            raise usage("kdzoo", "precision", " or ".join(PRECISIONS), precision)
+    with problems:
+        if (
+            isinstance(val_fraction, bool)
+            or not isinstance(val_fraction, (int, float))
+            or not 0 <= val_fraction < 1
+        ):
+            raise usage("kdzoo", "val_fraction", "a number in [0, 1)", val_fraction)
+    problems.raise_all()
+
+    wanted: dict[str, int | None] = {"student": epochs, **(section_epochs or {})}
+    sections: dict[str, Section] = {}
+    if {"epochs", "batch_size", "schedule_epochs"} <= set(config["recipe"]):
+        # What is wrong for all sections is told once.
+        with problems:
+            _recipe(f"{who}, recipe", config["recipe"])
+        problems.raise_all()
+    present = [key for key, value in config.items() if isinstance(value, dict) and "network" in value]
+    for key, value in config.items():
+        if key in present:
+            with problems:
+                sections[key] = _section(f"{who}, section {key!r}", value, config["recipe"], wanted.get(key))
+    views = Views()
+    with problems:
+        views = _views(who, config.get("views", {}))
+    for registry, entry in ((DISTILLERS, "methods"), (SOURCES, "sources")):
+        with problems:
+            _check_options(f"{who}, {entry}", registry, config.get(entry, {}))
+    with problems:
+        for key, count in wanted.items():
+            if count is not None and key not in present:
+                raise UsageError(
+                    f"{who}: its config has no section {key!r}, so its epochs cannot be set to {count}."
+                )
+        if "student" not in present:
+            raise UsageError(
+                f"{who}: config entry 'student' must name a network, as in student = "
+                f"dict(network=dict(type='lenet5'))."
+            )
+        if "type" not in config["data"]:
+            raise UsageError(
+                f"{who}: config entry 'data' must name a data set, as in data = dict(type='digits')."
+            )
+    problems.raise_all()
+    data = dict(config["data"])
+    return Benchmark(
+        name=name,
+        data=data.pop("type"),
+        data_options=data,
+        views=views,
+        student=sections.pop("student"),
+        sections=sections,
+        precision=precision,
+        val_fraction=float(val_fraction),
+        methods=config.get("methods", {}),
+        sources=config.get("sources", {}),
+    )
+
+
+def _read(benchmark: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    from mmengine.config import Config
+
+    path = Path(benchmark) if benchmark.endswith(".py") else config_folder() / f"{benchmark}.py"
+    if not path.is_file():
+        if benchmark.endswith(".py"):
+            raise UsageError(f"benchmark: there is no config file {benchmark}.")
+        raise unknown("kdzoo", "benchmark", benchmark, benchmark_names())
+    try:
+        config = Config.fromfile(str(path))
+    except Exception as error:
+        raise UsageError(f"benchmark {benchmark!r}: its config cannot be read: {error}") from error
+    changes: dict[str, Any] = {}
+    for name, value in options.items():
+        *parents, last = name.split(".")
+        place = changes
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise UsageError(
+                    f"cfg-options: {name} and an entry above it are both given. Give one of them."
+                )
+        place[last] = value
+    merged: dict[str, Any] = _merged(copy.deepcopy(config.to_dict()), changes)
+    return merged
+
+
+def _merged(base: Any, change: Any) -> Any:
+    """Change single entries of nested settings; what is of another `type` is replaced whole, as its options
+    differ."""
+    if (
+        isinstance(base, list)
+        and isinstance(change, dict)
+        and all(k.isdigit() and int(k) < len(base) for k in change)
+    ):
+        return [_merged(item, change.get(str(i), item)) for i, item in enumerate(base)]
+    if not isinstance(base, dict) or not isinstance(change, dict):
+        return change
+    if change.get("type", base.get("type")) != base.get("type"):
+        return change
+    return {**base, **{name: _merged(base.get(name), value) for name, value in change.items()}}
+
+
+def parse_cfg_options(assignments: list[str]) -> dict[str, Any]:
+    """Turn texts such as "recipe.batch_size=128" into config entries; values are Python literals or plain
+    texts.
+
+    Raises:
+        UsageError: one of them has no "=".
+    """
+    options: dict[str, Any] = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(
+                f"cfg-options: must be name=value, for example recipe.batch_size=128, got {text!r}."
+            )
+        words = {"true": True, "false": False, "none": None}
+        try:
+            options[name] = words[value.lower()] if value.lower() in words else ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[name] = value
+    return options
+
+
+def _section(who: str, config: Mapping[str, Any], base: Mapping[str, Any], epochs: int | None) -> Section:
+    network = dict(config["network"]) if isinstance(config["network"], dict) else {}
+    extra = sorted(set(config) - {"network", "recipe"})
+    if "type" not in network or extra or not isinstance(config.get("recipe", {}), dict):
+        raise UsageError(
+            f"{who}: must be dict(network=dict(type=...), recipe=dict(...)), got {dict(config)}."
+        )
+    recipe = _merged(base, config.get("recipe", {}))
+    if epochs is not None:
+        recipe["epochs"] = epochs
+    return Section(network.pop("type"), network, _recipe(who, recipe))
+
+
+def _recipe(who: str, config: Mapping[str, Any]) -> Recipe:
+    problems = Problems()
+    for key in config:
+        with problems:
+            if key not in _RECIPE:
+                raise unknown(who, "recipe entry", key, _RECIPE)
+    for key in ("epochs", "batch_size", "schedule_epochs"):
+        with problems:
+            value = config.get(key)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise usage(who, key, "an integer of at least 1", value)
+    problems.raise_all()
+    optimizer, schedulers = config.get("optimizer"), config.get("param_scheduler") or []
+    schedulers = [schedulers] if isinstance(schedulers, dict) else schedulers
+    if not isinstance(optimizer, dict):
+        raise usage(who, "optimizer", "a dict such as dict(type='SGD', lr=0.1)", optimizer)
+    if not isinstance(schedulers, (list, tuple)) or not all(isinstance(s, dict) for s in schedulers):
+        raise usage(
+            who,
+            "param_scheduler",
+            "a list of dicts such as dict(type='MultiStepLR', milestones=[60])",
+            schedulers,
+        )
+    ratio = config["epochs"] / config["schedule_epochs"]
+    recipe = Recipe(
+        config["epochs"],
+        config["batch_size"],
+        optimizer or {},
+        tuple(_scaled(s, ratio) for s in schedulers or []),
+    )
+    _check_builds(who, recipe)
+    return recipe
+
+
+def _scaled(scheduler: Mapping[str, Any], ratio: float) -> dict[str, Any]:
+    if not scheduler.get("by_epoch", True):
+        return dict(scheduler)
+
+    def scale(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [scale(v) for v in value]
+        return max(1, round(value * ratio)) if isinstance(value, (int, float)) and value > 0 else value
+
+    return {k: scale(v) if k in _LENGTHS else v for k, v in scheduler.items()}
+
+
+def _check_builds(who: str, recipe: Recipe) -> None:
+    """Build optimizer and schedule once for a stand-in parameter, so that a wrong word is found before
+    training."""
+    import torch
+    from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
+
+    from kdzoo.training.optimisers import build_optimizer, build_schedulers
+
+    kind = recipe.optimizer.get("type")
+    if not isinstance(kind, str) or kind not in OPTIMIZERS:
+        raise unknown(who, "optimizer", str(kind), sorted(OPTIMIZERS.module_dict))
+    for scheduler in recipe.param_scheduler:
+        name = scheduler.get("type")
+        if not isinstance(name, str) or name not in PARAM_SCHEDULERS or "ReduceOnPlateau" in name:
+            known = sorted(n for n in PARAM_SCHEDULERS.module_dict if "ReduceOnPlateau" not in n)
+            raise unknown(who, "param_scheduler", str(name), known)
+    try:
+        optimizer = build_optimizer(recipe.optimizer, [torch.nn.Parameter(torch.zeros(1))])
+        build_schedulers(recipe, optimizer, steps=1)
+    except (TypeError, ValueError, AssertionError, KeyError) as error:
+        raise UsageError(
+            f"{who}: optimizer or schedule cannot be built: {error}. Settings: {asdict(recipe)}."
+        ) from error
+    rate = recipe.optimizer.get("lr", 0.0)
+    if not isinstance(rate, (int, float)) or not math.isfinite(rate):
+        raise usage(who, "optimizer.lr", "a finite number", rate)
+
+
+def _check_options(who: str, registry: Registry, config: Any) -> None:
+    """Check the options that a benchmark sets by name, so that a misspelt one is not passed over in silence."""
+    if not isinstance(config, dict) or not all(isinstance(options, dict) for options in config.values()):
+        raise usage(who, "config entry", f"a dict of dicts such as dict({registry.names()[0]}=dict(...))", config)
+    problems = Problems()
+    for name, options in config.items():
+        with problems:
+            checked(f"{who}.{name}", options_of(registry.find(name, who)), options)
+    problems.raise_all()
+
+
+def _views(who: str, config: Any) -> Views:
+    if not isinstance(config, dict):
+        raise usage(who, "config entry 'views'", "a dict", config)
+    known = Views.__dataclass_fields__
+    for key in config:
+        if key not in known:
+            raise unknown(f"{who}, views", "entry", key, known)
+    return replace(Views(), **config)

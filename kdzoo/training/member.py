@@ -1,0 +1,199 @@
+"""A member: one network, what it is trained for, and its own optimizer. It knows nothing of the others."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+
+from kdzoo.distillers.base import Distiller
+from kdzoo.functional.divergences import cross_entropy
+from kdzoo.keys import key
+from kdzoo.outputs import Batch, Guide, Progress
+from kdzoo.training.evaluation import classification_metrics
+from kdzoo.training.networks import run_network
+
+Metrics = dict[str, Any]
+
+
+class Objective(Protocol):
+    """What a network is trained for, and how it is judged."""
+
+    @property
+    def distiller(self) -> Distiller | None:
+        """Give the method, None for an artifact that is trained for a loss of its own."""
+        ...
+
+    def terms(self, network: nn.Module, batch: Batch, guide: Guide, progress: Progress) -> dict[str, Tensor]:
+        """Give the weighted terms of the loss, which are added up."""
+        ...
+
+    def observe(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Give what evaluation keeps of a chunk of images: [n, ...]."""
+        ...
+
+    def metrics(self, observed: Tensor, labels: Tensor, reference: Tensor | None) -> Metrics:
+        """Turn what was kept of all images into numbers."""
+        ...
+
+
+class Distillation:
+    """Training on labels and under a distiller; judged as a classifier.
+
+    Args:
+        distiller: the method.
+        precision: of the network's passes.
+    """
+
+    def __init__(self, distiller: Distiller, precision: str) -> None:
+        self.distiller = distiller
+        self._precision = precision
+
+    def terms(self, network: nn.Module, batch: Batch, guide: Guide, progress: Progress) -> dict[str, Tensor]:
+        """Give the label's term, as far as the method leaves it weight, and the method's own."""
+        output = run_network(network, batch.images, self._precision)
+        terms: dict[str, Tensor] = {}
+        weight = self.distiller.label_weight(progress)
+        if weight:
+            terms["label"] = weight * cross_entropy(output.logits, batch.labels).mean()
+        own: dict[str, Tensor] = self.distiller(output, guide, batch, progress)
+        reserved = {"label", "loss"} & set(own)
+        if reserved:
+            raise ValueError(
+                f"a distiller's term must not be called {sorted(reserved)}; those names are the member's"
+            )
+        return terms | own
+
+    def observe(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Keep the logits of the network that the method deploys."""
+        return run_network(self.distiller.deployed(network), images, self._precision).logits
+
+    def metrics(self, observed: Tensor, labels: Tensor, reference: Tensor | None) -> Metrics:
+        """Judge logits as a classifier's; agreement where there is a teacher's reference."""
+        return classification_metrics(observed, labels, reference)
+
+
+class OwnLoss:
+    """Training for a loss of a source's own, such as reconstruction; judged by that loss.
+
+    Args:
+        loss: from network and batch to a scalar.
+        precision: of the network's passes.
+    """
+
+    distiller: Distiller | None = None
+
+    def __init__(self, loss: Callable[[nn.Module, Batch], Tensor], precision: str) -> None:
+        self._loss = loss
+        self._precision = precision
+
+    def _value(self, network: nn.Module, batch: Batch) -> Tensor:
+        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self._precision == "bf16"):
+            return self._loss(network, batch).float()
+
+    def terms(self, network: nn.Module, batch: Batch, guide: Guide, progress: Progress) -> dict[str, Tensor]:
+        """Give the loss as the only term."""
+        return {"own": self._value(network, batch)}
+
+    def observe(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Keep the chunk's loss, once for each image."""
+        return self._value(network, Batch(images, labels, None)).expand(len(images))
+
+    def metrics(self, observed: Tensor, labels: Tensor, reference: Tensor | None) -> Metrics:
+        """Average the loss over the images."""
+        return {"loss": observed.double().mean().item()}
+
+
+class Member:
+    """One network in training.
+
+    Args:
+        name: the method's canonical spelling, or the artifact's name.
+        network: on its device, with its initial weights.
+        objective: what it is trained for.
+        optimizer: over the parameters of the network and of the distiller.
+        seed: of dropout masks and of draws inside the distiller.
+        source: which shared source of soft labels it reads, None for none.
+        uses_teacher: whether its agreement with the teacher is of interest.
+
+    Attributes:
+        epochs: the metrics of every finished epoch.
+        status: "training", "diverged" or "failed".
+        fault: what was raised, if it failed.
+        seconds: time spent in its own steps and evaluations, over all starts.
+    """
+
+    def __init__(
+        self, name: str, network: nn.Module, objective: Objective, optimizer: OptimWrapper, seed: int,
+        source: str | None = None, uses_teacher: bool = False,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.network = network
+        self.objective = objective
+        self.optimizer = optimizer
+        self.source = source
+        self.uses_teacher = uses_teacher
+        self.epochs: list[Metrics] = []
+        self.status = "training"
+        self.fault: BaseException | None = None
+        self.seconds = 0.0
+        self.names: tuple[str, ...] = ()
+        self.sums: Tensor | None = None
+        self.samples = 0
+        self._seed = seed
+
+    @property
+    def distiller(self) -> Distiller | None:
+        """The method that the member trains under; None for an artifact with a loss of its own."""
+        return self.objective.distiller
+
+    def train_mode(self, training: bool) -> None:
+        """Switch network and distiller between training and evaluation."""
+        self.network.train(training)
+        if self.distiller is not None:
+            self.distiller.train(training)
+
+    def step(self, batch: Batch, guide: Guide, progress: Progress) -> None:
+        """Train on one batch: forward, terms, backward, optimizer. Nothing here waits for the device.
+
+        Dropout and whatever the distiller draws come from the default generators, which are seeded for this
+        very step, so they are the same for every method of a seed and do not depend on who was trained
+        before.
+        """
+        began = time.perf_counter()
+        torch.manual_seed(key(self._seed, "forward", progress.epoch, progress.step))
+        terms = self.objective.terms(self.network, batch, guide, progress)
+        loss = torch.stack(list(terms.values())).sum()
+        self.optimizer.update_params(loss)
+        self._add({"loss": loss, **terms}, len(batch.labels))
+        self.seconds += time.perf_counter() - began
+
+    def _add(self, terms: dict[str, Tensor], samples: int) -> None:
+        values = torch.stack([t.detach() for t in terms.values()]).double() * samples
+        if self.sums is None or self.names != tuple(terms):
+            if self.samples:
+                raise ValueError(
+                    f"a distiller must return the same terms in every step of an epoch, got {list(terms)} "
+                    f"after {list(self.names)}"
+                )
+            self.names, self.sums = tuple(terms), torch.zeros_like(values)
+        self.sums += values
+        self.samples += samples
+
+    def training_means(self) -> Metrics:
+        """Give the mean of the loss and of each term over the epoch so far, and begin anew; None if not
+        finite.
+
+        This is the one place where a member's losses leave the device.
+        """
+        sums = [] if self.sums is None else (self.sums / max(self.samples, 1)).tolist()
+        self.sums, self.samples = None, 0
+        return {
+            name: value if math.isfinite(value) else None
+            for name, value in zip(self.names, sums, strict=False)
+        }

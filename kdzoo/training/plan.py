@@ -1,0 +1,392 @@
+"""A plan: everything that a command asks for, resolved, checked and keyed, before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdzoo.checks import Problems, UsageError, usage
+from kdzoo.data import Dataset, load_dataset
+from kdzoo.data.split import channel_statistics, split_validation
+from kdzoo.distillers import build_distiller
+from kdzoo.distillers.base import Distiller
+from kdzoo.keys import fingerprint
+from kdzoo.methods import Method, expand, resolve
+from kdzoo.models import build_model, output_shapes
+from kdzoo.outputs import Setting, Shapes
+from kdzoo.registry import DISTILLERS, SOURCES
+from kdzoo.results.record import Record
+from kdzoo.results.store import read_record, run_folder
+from kdzoo.sources import Source, build_source
+from kdzoo.training.artifacts import (
+    ArtifactPlan,
+    artifact_settings,
+    checkpoint_settings,
+    fitting_weights,
+    plain_recipe,
+)
+from kdzoo.training.benchmark import Benchmark, Section
+from kdzoo.training.checkpoint import Position, positions
+
+
+@dataclass(frozen=True)
+class PlannedMember:
+    """One student to be: a method under a seed.
+
+    Attributes:
+        method: resolved.
+        seed: of the run.
+        key: hash of all that its numbers depend on.
+        folder: where its record and checkpoints are.
+        artifacts: keys of the artifacts that it uses, by name.
+    """
+
+    method: Method
+    seed: int
+    key: str
+    folder: Path
+    artifacts: Mapping[str, str]
+
+    def record(self) -> Record | None:
+        """Read its record; None if it is not finished.
+
+        Raises:
+            UsageError: the record is there but damaged, or another member's.
+        """
+        found = read_record(self.folder)
+        if found is not None and found.key != self.key:
+            raise UsageError(
+                f"{self.folder / 'record.json'}: it is the record of another member (key {found.key[:8]}, "
+                f"not "
+                f"{self.key[:8]}). Delete that folder, or choose another --work-dir."
+            )
+        return found
+
+    @property
+    def position(self) -> Position | None:
+        """Give the newest position at which it has a checkpoint."""
+        return next(iter(positions(self.folder)), None)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A benchmark, its methods and seeds, with everything resolved.
+
+    Attributes:
+        benchmark: settings.
+        data: images, with the validation part split off.
+        statistics: channel means and standard deviations of the training images.
+        seeds: of the runs.
+        methods: resolved, in the order asked for.
+        members: for each seed, each method.
+        artifacts: what members need, by key.
+        protocol: what a table's rows have in common, as a mapping.
+        work_dir: where everything is kept, as the user wrote it.
+        device: where training happens.
+        data_root: where the user keeps the data, None for the usual places.
+        remarks: what the user should hear before training.
+    """
+
+    benchmark: Benchmark
+    data: Dataset
+    statistics: tuple[tuple[float, ...], tuple[float, ...]]
+    seeds: tuple[int, ...]
+    methods: tuple[Method, ...]
+    members: tuple[PlannedMember, ...]
+    artifacts: Mapping[str, ArtifactPlan]
+    protocol: Mapping[str, Any]
+    work_dir: Path
+    device: torch.device
+    data_root: Path | None
+    remarks: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Height and width of the images that networks see, in pixels."""
+        return self.benchmark.views.output_size(self.data.size)
+
+    def pending(self) -> list[PlannedMember]:
+        """List the members without a record."""
+        return [m for m in self.members if m.record() is None]
+
+    def build_network(self, section: Section) -> torch.nn.Module:
+        """Build a section's network from torch's default generator."""
+        return build_model(
+            section.network, num_classes=len(self.data.classes), channels=self.data.channels, size=self.size,
+            options=section.options,
+        )  # fmt: skip
+
+
+def make_plan(
+    benchmark: Benchmark,
+    *,
+    methods: str | Sequence[str],
+    seeds: int | str | Sequence[int],
+    work_dir: Path,
+    device: str | None = None,
+    data_root: Path | None = None,
+    teacher_checkpoint: Path | None = None,
+) -> Plan:
+    """Resolve and check everything; nothing is trained, and nothing but data is read.
+
+    Args:
+        benchmark: settings.
+        methods: the grammar's list.
+        seeds: how many (0, 1, ...), or which.
+        work_dir: where everything is kept.
+        device: "cpu", "cuda", "cuda:1"; None takes a GPU if there is one.
+        data_root: where the data's files are; None looks in the usual places.
+        teacher_checkpoint: the user's own teacher.
+
+    Raises:
+        UsageError: all that is wrong, a line each.
+    """
+    problems = Problems()
+    resolved: dict[str, Method] = {}
+    run_seeds: tuple[int, ...] = ()
+    where = torch.device("cpu")
+    with problems:
+        spellings = expand(methods)
+        for spelling in spellings:
+            with problems:
+                method = resolve(spelling, benchmark.defaults)
+                resolved.setdefault(method.name, method)
+    with problems:
+        run_seeds = parse_seeds(seeds)
+    with problems:
+        where = choose_device(device)
+    with problems:
+        if not next(p for p in (work_dir.absolute(), *work_dir.absolute().parents) if p.exists()).is_dir():
+            raise usage("kdzoo", "work_dir", "a folder", str(work_dir))
+    chosen = tuple(resolved.values())
+    data = None
+    with problems:
+        data = split_validation(
+            load_dataset(benchmark.data, data_root, benchmark.data_options), benchmark.val_fraction
+        )
+    problems.raise_all()
+    assert data is not None
+    return _keyed(benchmark, data, chosen, run_seeds, work_dir, where, data_root, teacher_checkpoint)
+
+
+def _keyed(
+    benchmark: Benchmark, data: Dataset, methods: tuple[Method, ...], seeds: tuple[int, ...], work_dir: Path,
+    device: torch.device, data_root: Path | None, given: Path | None,
+) -> Plan:  # fmt: skip
+    statistics = channel_statistics(data.train.images)
+    seen = {
+        "fingerprint": data.fingerprint,
+        "mean": statistics[0],
+        "std": statistics[1],
+        "views": asdict(benchmark.views),
+    }
+    protocol = {
+        "data": seen,
+        "student": {"network": benchmark.student.network, "options": dict(benchmark.student.options)},
+        "recipe": plain_recipe(benchmark.student),
+        "precision": benchmark.precision,
+        "val_fraction": benchmark.val_fraction,
+    }
+    plan = Plan(
+        benchmark, data, statistics, seeds, methods, (), {}, {**protocol, **_named(benchmark, protocol)},
+        work_dir, device, data_root, (),
+    )  # fmt: skip
+    _check_pairs(plan)
+    if given is not None and any(needs_teacher(m) for m in methods):
+        with torch.device("meta"):
+            fitting_weights(plan.build_network(benchmark.section("teacher")), given)
+    artifacts: dict[str, ArtifactPlan] = {}
+    used: dict[str, dict[str, str]] = {}
+    for method in methods:
+        own = artifact_plans(plan, method, seen, given)
+        artifacts |= {a.key: a for a in own.values()}
+        used[method.name] = {name: a.key for name, a in own.items()}
+    remarks = list(data.warnings)
+    if given is not None:
+        if not any("teacher" in names for names in used.values()):
+            remarks.append(f"The teacher in {given} is not used: none of the methods needs a teacher.")
+        elif benchmark.val_fraction:
+            remarks.append(
+                f"The teacher in {given} may have been trained on images that are validation images here."
+            )
+    members = tuple(_member(plan, method, seed, used[method.name]) for seed in seeds for method in methods)
+    return replace(plan, members=members, artifacts=artifacts, remarks=tuple(remarks))
+
+
+def _named(benchmark: Benchmark, protocol: Mapping[str, Any]) -> dict[str, str]:
+    recipe = benchmark.student.recipe
+    name = f"{benchmark.student.network}-e{recipe.epochs}-b{recipe.batch_size}-{benchmark.precision}"
+    if benchmark.val_fraction:
+        name += f"-val{benchmark.val_fraction:g}"
+    return {"name": name, "hash": fingerprint(json.loads(json.dumps(protocol)))}
+
+
+def _member(plan: Plan, method: Method, seed: int, artifacts: Mapping[str, str]) -> PlannedMember:
+    key = fingerprint(
+        {
+            "protocol": plan.protocol["hash"], "seed": seed, "artifacts": dict(artifacts),
+            "method": method_settings(method),
+        }
+    )  # fmt: skip
+    folder = run_folder(
+        plan.work_dir,
+        plan.benchmark.name,
+        plan.protocol["name"],
+        plan.protocol["hash"],
+        seed,
+        method.name,
+        key,
+    )
+    return PlannedMember(method, seed, key, folder, dict(artifacts))
+
+
+def method_settings(method: Method) -> dict[str, Any]:
+    """Give a resolved method as records keep it."""
+    distiller: type[Distiller] = DISTILLERS.find(method.distiller)
+    source: type[Source] | None = SOURCES.find(method.source) if method.source else None
+    return {
+        "distiller": method.distiller,
+        "options": dict(method.options),
+        "version": distiller.version,
+        "source": method.source,
+        "source_options": dict(method.source_options) if method.source else None,
+        "source_version": source.version if source else None,
+    }
+
+
+def needs_teacher(method: Method) -> bool:
+    """Say whether a method, or its source of soft labels, reads a teacher."""
+    source_needs = SOURCES.find(method.source).needs if method.source else frozenset()
+    return bool(DISTILLERS.find(method.distiller).needs_teacher() or "teacher" in source_needs)
+
+
+def artifact_plans(
+    plan: Plan, method: Method, seen: Mapping[str, Any], given: Path | None
+) -> dict[str, ArtifactPlan]:
+    """Plan the artifacts that a method uses.
+
+    Args:
+        plan: benchmark and data.
+        method: resolved.
+        seen: the training images and how they are seen.
+        given: the user's own teacher, None to train one.
+
+    Returns:
+        By name; none for a method that uses none.
+    """
+    benchmark = plan.benchmark
+
+    def planned(name: str, settings: dict[str, Any], path: Path | None = None) -> ArtifactPlan:
+        return ArtifactPlan(
+            name, benchmark.section(name), plan.data.channels, plan.size, len(plan.data.classes),
+            json.loads(json.dumps(settings)), plan.work_dir, path,
+        )  # fmt: skip
+
+    found = {}
+    if needs_teacher(method):
+        section = benchmark.section("teacher")
+        settings = (
+            artifact_settings("teacher", section, seen, benchmark.precision)
+            if given is None
+            else checkpoint_settings(section, given, seen, benchmark.precision)
+        )
+        found["teacher"] = planned("teacher", settings, given)
+    source: type[Source] | None = SOURCES.find(method.source) if method.source else None
+    for name in source.trains if source else ():
+        assert source is not None
+        shaping = {option: method.source_options[option] for option in source.train_options}
+        maker = {"name": method.source, "version": source.version, "options": shaping}
+        found[name] = planned(
+            name, artifact_settings(name, benchmark.section(name), seen, benchmark.precision, maker)
+        )
+    return found
+
+
+def setting_of(plan: Plan, teacher: bool) -> Setting:
+    """Describe the pair of networks to methods, from shapes alone: nothing is initialised or run on data.
+
+    Args:
+        plan: benchmark and data.
+        teacher: whether any method needs one; without need it is not even built.
+    """
+
+    def shapes(section: Section) -> Shapes:
+        with torch.device("meta"):
+            return output_shapes(plan.build_network(section), plan.data.channels, plan.size)
+
+    return Setting(
+        student=shapes(plan.benchmark.student),
+        teacher=shapes(plan.benchmark.section("teacher")) if teacher else None,
+        teacher_head=None,
+        classes=len(plan.data.classes),
+        labels=torch.from_numpy(plan.data.train.labels),
+    )
+
+
+def _check_pairs(plan: Plan) -> None:
+    """Build every method once for the pair of networks, so that one that cannot be is refused before
+    training."""
+    problems = Problems()
+    # Trained parts of a method draw their initial weights: planning leaves the generator where it was.
+    with torch.random.fork_rng(devices=[]), problems:
+        setting = setting_of(plan, any(needs_teacher(m) for m in plan.methods))
+        for method in plan.methods:
+            with problems:
+                build_distiller(method.distiller, setting, method.options)
+                if method.source is not None:
+                    build_source(method.source, method.source_options)
+                    for name in SOURCES.find(method.source).trains:
+                        section = plan.benchmark.section(name)
+                        with torch.device("meta"):
+                            plan.build_network(section)
+    problems.raise_all()
+
+
+def parse_seeds(seeds: int | str | Sequence[int]) -> tuple[int, ...]:
+    """Read seeds: a count n stands for 0 to n - 1, a list (or a text with commas) for itself.
+
+    Raises:
+        UsageError: anything else, or a seed twice.
+    """
+    accepted = (
+        "a count such as 3 (seeds 0, 1, 2) or a list such as 0,5 of different integers from 0 to 2^31 - 1"
+    )
+    try:
+        if isinstance(seeds, str):
+            parts = [part for part in seeds.split(",") if part.strip()]
+            found = [int(part) for part in parts] if "," in seeds else list(range(int(seeds)))
+        else:
+            found = list(range(seeds)) if isinstance(seeds, int) else [int(s) for s in seeds]
+    except (TypeError, ValueError):
+        raise usage("kdzoo", "seeds", accepted, seeds) from None
+    if not found or len(set(found)) < len(found) or not all(0 <= s < 2**31 for s in found):
+        raise usage("kdzoo", "seeds", accepted, seeds)
+    return tuple(found)
+
+
+def choose_device(name: str | None) -> torch.device:
+    """Give the device by name, or the best there is.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
+    cuda = torch.cuda.is_available()
+    if name is None:
+        return torch.device("cuda" if cuda else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type == "cpu" or (
+        cuda and device.type == "cuda" and (device.index or 0) < torch.cuda.device_count()
+    ):
+        return device
+    here = (
+        f"cpu or cuda:0 to cuda:{torch.cuda.device_count() - 1}" if cuda else "cpu, as torch sees no GPU here"
+    )
+    raise usage("kdzoo", "device", here, name)

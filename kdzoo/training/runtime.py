@@ -1,0 +1,73 @@
+"""The process around a training: threads, generators and deterministic kernels, set for its time and then
+put back."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from kdzoo.checks import usage
+
+
+@contextlib.contextmanager
+def runtime(device: torch.device, threads: int | None) -> Iterator[None]:
+    """Run a training in a process of its own making, and leave the process as it was.
+
+    Args:
+        device: on CUDA deterministic kernels are switched on, without which no run repeats.
+        threads: CPU threads; None leaves torch's choice.
+
+    Raises:
+        UsageError: the number of threads is not positive.
+    """
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise usage("kdzoo", "threads", "an integer of at least 1", threads)
+    before = torch.get_num_threads()
+    deterministic = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    benchmarked = torch.backends.cudnn.benchmark
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            if threads is not None:
+                torch.set_num_threads(threads)
+            if device.type == "cuda":
+                # cuBLAS reads it when its first handle is made.
+                os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+                torch.backends.cudnn.benchmark = False
+                torch.use_deterministic_algorithms(True, warn_only=True)
+            yield
+        finally:
+            torch.set_num_threads(before)
+            torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
+            torch.backends.cudnn.benchmark = benchmarked
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Describe where numbers were obtained: versions, device, threads."""
+    packages = ("kdzoo", "torch", "torchvision", "mmengine", "numpy")
+    return {
+        "versions": {"python": platform.python_version()}
+        | {p: importlib.metadata.version(p) for p in packages},
+        "platform": platform.platform(),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "deterministic": device.type == "cpu" or torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

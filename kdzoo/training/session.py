@@ -1,0 +1,308 @@
+"""Carrying out a plan: artifacts first, then for each seed its cohorts, and a record for every member that
+finishes."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import safetensors.torch
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from kdzoo.data import Split
+from kdzoo.data.pipeline import Pipeline
+from kdzoo.data.views import resize
+from kdzoo.distillers import build_distiller
+from kdzoo.files import write_atomic
+from kdzoo.keys import key
+from kdzoo.models import count_parameters
+from kdzoo.models.base import flops
+from kdzoo.outputs import Setting
+from kdzoo.registry import DISTILLERS
+from kdzoo.results.record import SCHEMA, Record, accuracy_of
+from kdzoo.results.store import write_record
+from kdzoo.sources import Source, build_source
+from kdzoo.training import checkpoint
+from kdzoo.training.artifacts import Artifact, Foundry, plain_recipe, resume
+from kdzoo.training.checkpoint import START, Position
+from kdzoo.training.cohort import Cohort
+from kdzoo.training.evaluation import CHUNK
+from kdzoo.training.loop import CHECKPOINT_SECONDS, Training, seeded_network, train
+from kdzoo.training.member import Distillation, Member
+from kdzoo.training.networks import SharedTeacher
+from kdzoo.training.optimisers import build_optimizer
+from kdzoo.training.plan import Plan, PlannedMember, method_settings, needs_teacher, setting_of
+from kdzoo.training.reporter import Reporter
+from kdzoo.training.runtime import environment
+from kdzoo.training.workshop import RunWorkshop
+
+
+@dataclass
+class Session:
+    """One start of a plan.
+
+    Args:
+        plan: what to do.
+        reporter: shows progress.
+        command: the command line, for records.
+        checkpoint_seconds: longest time between two checkpoints inside an epoch.
+
+    Attributes:
+        failed: members that raised, with what they raised; they have no record and are tried again next time.
+    """
+
+    plan: Plan
+    reporter: Reporter
+    command: str
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    failed: dict[str, BaseException] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Train whatever has no record yet; with nothing left to do, do nothing.
+
+        Raises:
+            KdzooError: an artifact cannot be made.
+            StorageError: something could not be written; the last good state is kept.
+        """
+        pending = self.plan.pending()
+        if not pending:
+            return
+        plan, views = self.plan, self.plan.benchmark.views
+        data, side = plan.data, plan.size
+        splits = {"train": data.train, "test": data.test} | (
+            {"validation": data.validation} if data.validation else {}
+        )
+        # Resized once for all pipelines: it is deterministic and comes before everything random.
+        self._splits = {name: _resized(split, side) for name, split in splits.items()}
+        self._views = replace(views, resize=None)
+        self._judged = {
+            name: self._pipeline(name, seed=0, batch_size=CHUNK) for name in self._splits if name != "train"
+        }
+        self._foundry = Foundry(
+            lambda name, batch_size: self._pipeline("train", key(0, "artifact", name), batch_size),
+            self._judged, plan.device, self.reporter, self.checkpoint_seconds,
+        )  # fmt: skip
+        self._make_teachers(pending)
+        for seed in plan.seeds:
+            self._run_seed([m for m in pending if m.seed == seed])
+
+    def _pipeline(self, split: str, seed: int, batch_size: int) -> Pipeline:
+        images, (mean, std) = self._splits[split], self.plan.statistics
+        return Pipeline(
+            images.images, images.labels, views=self._views, mean=mean, std=std, batch_size=batch_size,
+            seed=seed, device=self.plan.device,
+        )  # fmt: skip
+
+    def _make_teachers(self, pending: list[PlannedMember]) -> None:
+        """Make or fetch the teacher if somebody needs it, so that its accuracy is seen before students are
+        trained."""
+        precision = self.plan.benchmark.precision
+        scratch = Distillation(DISTILLERS.find("scratch")(), precision)
+        for name in {m.artifacts["teacher"] for m in pending if "teacher" in m.artifacts}:
+            self._foundry.make(self.plan.artifacts[name], scratch)
+
+    def _run_seed(self, members: list[PlannedMember]) -> None:
+        """Train the members of a seed in as few cohorts as their checkpoints allow; nobody is trained
+        twice."""
+        waiting: list[PlannedMember] = []
+        with ExitStack() as held:
+            mine: list[PlannedMember] = []
+            for member in members:
+                (mine if self._locked(member, held, wait=False) else waiting).append(member)
+            for position, cohort in grouped(mine, self.reporter).items():
+                self._run_cohort(cohort, position)
+        for member in waiting:
+            with ExitStack() as held:
+                self.reporter.message(
+                    f"{member.method.name}, seed {member.seed}: another process trains it; waiting"
+                )
+                self._locked(member, held, wait=True)
+                for position, cohort in grouped([member], self.reporter).items():
+                    self._run_cohort(cohort, position)
+
+    def _locked(self, member: PlannedMember, held: ExitStack, *, wait: bool) -> bool:
+        member.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(member.folder / ".lock")
+        try:
+            lock.acquire(timeout=-1 if wait else 0)
+        except Timeout:
+            return False
+        held.callback(lock.release)
+        return True
+
+    def _run_cohort(self, planned: list[PlannedMember], position: Position) -> None:
+        """Train some members of one seed side by side, from a position that they share."""
+        plan, seed = self.plan, planned[0].seed
+        recipe = plan.benchmark.student.recipe
+        images = self._pipeline("train", seed, recipe.batch_size)
+        teacher = self._teacher_of(planned)
+        shared = SharedTeacher(teacher.network, plan.benchmark.precision) if teacher else None
+        sources = self._sources(planned, images, shared)
+        setting = setting_of(plan, teacher=teacher is not None)
+        if teacher:
+            setting = setting._replace(teacher_head=getattr(teacher.network, "classifier", None))
+        members = {p.method.name: self._member(p, setting) for p in planned}
+        folders = {p.method.name: p.folder for p in planned}
+        start = resume(list(members.values()), folders, self.reporter.message) if position != START else START
+        by_name = {p.method.name: p for p in planned}
+        cohort = Cohort(list(members.values()), images, recipe.epochs, shared, sources)
+        train(cohort, Training(
+            title=f"{plan.benchmark.name}, seed {seed}", recipe=recipe, splits=self._judged,
+            reporter=self.reporter, folders=folders, references=teacher.outputs if teacher else {},
+            start=start, checkpoint_seconds=self.checkpoint_seconds,
+            on_diverged=lambda member: self._finish(by_name[member.name], member, cohort),
+        ))  # fmt: skip
+        for name, member in members.items():
+            if member.status == "training":
+                self._finish(by_name[name], member, cohort)
+            elif member.status == "failed" and member.fault is not None:
+                self.failed[f"{name}, seed {seed}"] = member.fault
+                checkpoint.discard(by_name[name].folder)
+
+    def _teacher_of(self, planned: list[PlannedMember]) -> Artifact | None:
+        return next(
+            (self._foundry.made[p.artifacts["teacher"]] for p in planned if "teacher" in p.artifacts), None
+        )
+
+    def _sources(
+        self, planned: list[PlannedMember], images: Pipeline, teacher: SharedTeacher | None
+    ) -> dict[str, Source]:
+        """Make every source of soft labels that a member reads ready, once."""
+        plan = self.plan
+        sources: dict[str, Source] = {}
+        for member in planned:
+            name = source_name(member)
+            if name is None or name in sources:
+                continue
+            assert member.method.source is not None
+            source = build_source(member.method.source, member.method.source_options)
+            own = {n: plan.artifacts[k] for n, k in member.artifacts.items() if n in source.trains}
+            source.fit(RunWorkshop(
+                images, plan.data.train.labels, len(plan.data.classes), plan.statistics, member.seed,
+                teacher if "teacher" in source.needs else None, own, self._foundry, plan.benchmark.precision,
+            ))  # fmt: skip
+            sources[name] = source
+        return sources
+
+    def _member(self, planned: PlannedMember, setting: Setting) -> Member:
+        plan, seed, method = self.plan, planned.seed, planned.method
+        section = plan.benchmark.student
+        network = seeded_network(lambda: plan.build_network(section), key(seed, "student")).to(plan.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key(seed, "adapter"))
+            distiller = build_distiller(method.distiller, setting, method.options).to(plan.device)
+        parameters = [*network.parameters(), *(p for p in distiller.parameters() if p.requires_grad)]
+        member = Member(
+            method.name, network, Distillation(distiller, plan.benchmark.precision),
+            build_optimizer(section.recipe.optimizer, parameters), seed, source_name(planned),
+            needs_teacher(method),
+        )  # fmt: skip
+        member.train_mode(True)
+        return member
+
+    def _finish(self, planned: PlannedMember, member: Member, cohort: Cohort) -> None:
+        """Write the student and, last, its record; from then on the member is done."""
+        assert member.distiller is not None
+        deployed = member.distiller.deployed(member.network).eval()
+        weights = {k: v.detach().cpu().contiguous().clone() for k, v in deployed.state_dict().items()}
+        write_atomic(planned.folder / "student.safetensors", safetensors.torch.save(weights))
+        plan = self.plan
+        record = Record(
+            schema=SCHEMA,
+            key=planned.key,
+            benchmark=plan.benchmark.name,
+            protocol={"name": plan.protocol["name"], "hash": plan.protocol["hash"]},
+            seed=planned.seed,
+            method=planned.method.name,
+            status="diverged" if member.status == "diverged" else "done",
+            settings=self._settings(planned),
+            artifacts={name: self._foundry.made[k].notes for name, k in planned.artifacts.items()},
+            epochs=member.epochs,
+            accuracy=accuracy_of(member.epochs),
+            parameters=count_parameters(deployed),
+            flops=flops(deployed, plan.data.channels, plan.size),
+            notes=[*plan.remarks] if "teacher" in planned.artifacts else [*plan.data.warnings],
+            timing=self._timing(member, cohort),
+            environment={
+                **environment(plan.device), "command": self.command, "work_dir": str(plan.work_dir),
+                "data_root": None if plan.data_root is None else str(plan.data_root),
+            },
+        )  # fmt: skip
+        write_record(planned.folder, record)
+        checkpoint.discard(planned.folder)
+
+    def _settings(self, planned: PlannedMember) -> dict[str, Any]:
+        plan, data = self.plan, self.plan.data
+        recipe = plain_recipe(plan.benchmark.student)
+        mean, std = plan.statistics
+        return {
+            "data": {
+                "name": data.name, "fingerprint": data.fingerprint, "classes": len(data.classes),
+                "train": len(data.train), "validation": len(data.validation or ()), "test": len(data.test),
+                "mean": list(mean), "std": list(std), "warnings": list(data.warnings),
+            },
+            "student": {"name": plan.benchmark.student.network,
+                        "options": dict(plan.benchmark.student.options)},
+            "epochs": recipe["epochs"],
+            "batch_size": recipe["batch_size"],
+            "optimizer": recipe["optimizer"],
+            "param_scheduler": recipe["param_scheduler"],
+            "views": plan.protocol["data"]["views"],
+            "precision": plan.benchmark.precision,
+            "val_fraction": plan.benchmark.val_fraction,
+            "method": method_settings(planned.method),
+        }  # fmt: skip
+
+    def _timing(self, member: Member, cohort: Cohort) -> dict[str, Any]:
+        """Give seconds: on a CPU what was measured around the member's own work, on a GPU its share of the
+        whole."""
+        epochs = max(1, len(member.epochs))
+        members = len(cohort.members)
+        measured = self.plan.device.type == "cpu"
+        return {
+            "seconds_per_epoch": member.seconds / epochs if measured else cohort.wall / epochs / members,
+            "shared_seconds_per_epoch": cohort.seconds / max(1, cohort.epochs_run),
+            "basis": "measured around the member" if measured else "share of the cohort's time",
+            "members": members,
+        }
+
+
+def source_name(planned: PlannedMember) -> str | None:
+    """Name a member's source with its options, so that members with the same one share it."""
+    method = planned.method
+    return None if method.source is None else json.dumps([method.source, dict(method.source_options)])
+
+
+def grouped(members: list[PlannedMember], reporter: Reporter) -> dict[Position, list[PlannedMember]]:
+    """Part members into cohorts: each goes on from a checkpoint that it shares with as many others as
+    possible.
+
+    Args:
+        members: unfinished ones of one seed, whose locks are held.
+        reporter: is told of damaged checkpoints.
+
+    Returns:
+        Cohorts by the position to start from; those that meanwhile got a record are left out.
+    """
+    kept = {m.key: checkpoint.usable(m.folder, reporter.message) for m in members if m.record() is None}
+    left = [m for m in members if m.key in kept]
+    found: dict[Position, list[PlannedMember]] = {}
+    while left:
+        counts = Counter(position for m in left for position in kept[m.key])
+        best = max(counts, key=lambda p: (counts[p], p), default=START)
+        group = [m for m in left if best in kept[m.key]] or left
+        found[best] = group
+        left = [m for m in left if m not in group]
+    return found
+
+
+def _resized(split: Split, side: int) -> Split:
+    if split.images.shape[-1] == side:
+        return split
+    images: Tensor = resize(torch.from_numpy(split.images), side)
+    return Split(images.numpy(), split.labels)

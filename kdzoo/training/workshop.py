@@ -1,0 +1,89 @@
+"""The workshop of one run: what a source of soft labels may use to get ready (see
+`kdzoo.sources.base.Workshop`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from kdzoo.data.pipeline import Pipeline
+from kdzoo.keys import key
+from kdzoo.outputs import Batch, ModelOutput
+from kdzoo.training.artifacts import ArtifactPlan, Foundry
+from kdzoo.training.evaluation import CHUNK
+from kdzoo.training.member import OwnLoss
+from kdzoo.training.networks import SharedTeacher, run_network
+
+
+class RunWorkshop:
+    """The workshop of one source in one run.
+
+    Args:
+        images: the run's training images.
+        labels: [N] their labels, on the host.
+        num_classes: K.
+        statistics: channel means and standard deviations.
+        seed: the run's.
+        teacher: shared by the cohort, None where the source declares no need of one.
+        plans: the artifacts that the source declares, by name.
+        foundry: makes them.
+        precision: of passes through networks.
+    """
+
+    def __init__(
+        self, images: Pipeline, labels: npt.NDArray[np.int64], num_classes: int,
+        statistics: tuple[tuple[float, ...], tuple[float, ...]], seed: int, teacher: SharedTeacher | None,
+        plans: Mapping[str, ArtifactPlan], foundry: Foundry, precision: str,
+    ) -> None:  # fmt: skip
+        self.seed = seed
+        self.num_classes = num_classes
+        self.labels = labels
+        self.device = images.images.device
+        mean, std = (
+            torch.tensor(s, dtype=torch.float32, device=self.device)[:, None, None] for s in statistics
+        )
+        self.mean, self.std = mean, std
+        self._images = images
+        self._teacher = teacher
+        self._plans = plans
+        self._foundry = foundry
+        self._precision = precision
+
+    def teacher(self, batch: Batch) -> ModelOutput:
+        """Run the cohort's teacher on a batch, once however many ask."""
+        if self._teacher is None:
+            raise ValueError('a source that asks for the teacher must declare needs = frozenset({"teacher"})')
+        return self._teacher(batch)
+
+    def train(self, name: str, loss: Callable[[nn.Module, Batch], Tensor]) -> nn.Module:
+        """Train a declared artifact, or fetch it if it was trained before."""
+        if name not in self._plans:
+            raise ValueError(
+                f"a source that trains {name!r} must declare it in trains, which has {list(self._plans)}"
+            )
+        return self._foundry.make(self._plans[name], OwnLoss(loss, self._precision)).network
+
+    def key(self, purpose: str, *place: int) -> int:
+        """Give the run's key for a draw."""
+        return key(self.seed, purpose, *place)
+
+    def images(self, indices: npt.NDArray[np.int64], *, purpose: str, draw: int, augmented: bool) -> Tensor:
+        """Give normalised training images, as they are or as views keyed by purpose and draw."""
+        if augmented:
+            return self._images.augmented(indices, purpose=purpose, epoch=draw)
+        return self._images.clean(indices)
+
+    @torch.no_grad()
+    def embed(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Give the embeddings of images, in portions and without gradients."""
+        parts = []
+        for chunk in torch.split(images, CHUNK):
+            embedding = run_network(network, chunk, self._precision).embedding
+            if embedding is None:
+                raise ValueError(f"{type(network).__name__} gives no embedding")
+            parts.append(embedding)
+        return torch.cat(parts)
