@@ -48,7 +48,8 @@ class Results:
         return leaderboard(self.records)
 
     def __str__(self) -> str:
-        return self.table
+        failures = [f"{name} failed: {fault}" for name, fault in self.failed.items()]
+        return "\n".join([*([self.table] if self.records else []), *failures])
 
 
 def plan(
@@ -119,7 +120,6 @@ def run(*, threads: int | None = None, progress: bool = False, **options: Any) -
 
     Raises:
         UsageError: all that is wrong, a line each, before anything is trained.
-        KdzooError: an artifact could not be made.
         StorageError: something could not be written; the last good state is kept.
     """
     return execute(plan(**options), threads=threads, reporter=choose_reporter() if progress else Reporter())

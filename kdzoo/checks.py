@@ -147,7 +147,8 @@ def _as(kind: type, given: object) -> Any:
     except (ValueError, OverflowError):
         return None
     if kind is float:
-        return number
+        # -0.0 is 0.0, in its name and key too.
+        return number + 0.0
     return int(number) if math.isfinite(number) and number == int(number) else None
 
 

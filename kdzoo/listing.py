@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from typing import Any
 
 from tabulate import tabulate
@@ -50,12 +51,13 @@ def _page(name: str, thing: Any) -> str:
         facts.append(["needs", ", ".join(sorted(thing.needs)) or "nothing"])
     if getattr(thing, "trains", ()):
         facts.append(["trains", ", ".join(thing.trains)])
-    rows = [[f"  {k}", v] for k, v in facts if v != ""]
+    rows = [[k, v] for k, v in facts if v != ""]
     for option in options_of(thing).values():
-        rows.append([f"  {option.name}", f"default {option.default}; {option.accepted}"])
+        rows.append([option.name, f"default {option.default}; {option.accepted}"])
         if option.doc:
             rows.append(["", option.doc])
-    return f"{name}: {_summary(thing)}\n{tabulate(rows, tablefmt='plain', maxcolwidths=[None, 88])}"
+    table = tabulate(rows, tablefmt="plain", maxcolwidths=[None, 88])
+    return f"{name}: {_summary(thing)}\n{textwrap.indent(table, '  ')}"
 
 
 def _benchmarks(verbose: bool) -> str:
@@ -65,9 +67,9 @@ def _benchmarks(verbose: bool) -> str:
     pages = []
     for name, words in rows:
         found = load_benchmark(name)
-        facts = [[f"  {key}", f"{s.network}, {s.recipe.epochs} epochs, batch size {s.recipe.batch_size}"]
+        facts = [[key, f"{s.network}, {s.recipe.epochs} epochs, batch size {s.recipe.batch_size}"]
                  for key, s in {"student": found.student, **found.sections}.items()]  # fmt: skip
-        facts += [["  data", found.data], ["  optimizer", str(dict(found.student.recipe.optimizer))]]
-        facts += [["  schedule", str([dict(s) for s in found.student.recipe.param_scheduler])]]
-        pages.append(f"{name}: {words}\n{tabulate(facts, tablefmt='plain')}")
+        facts += [["data", found.data], ["optimizer", str(dict(found.student.recipe.optimizer))]]
+        facts += [["schedule", str([dict(s) for s in found.student.recipe.param_scheduler])]]
+        pages.append(f"{name}: {words}\n{textwrap.indent(tabulate(facts, tablefmt='plain'), '  ')}")
     return "\n\n".join(pages)

@@ -118,6 +118,7 @@ def resolve(text: str, defaults: Defaults) -> Method:
     if "soft_labels" not in cls.needs:
         with problems:
             if source is not None:
+                SOURCES.find(source.name, who)
                 raise UsageError(f"{who}: {_why_no_source(distiller.name, source.name, cls.needs)}")
         problems.raise_all()
         return Method(name, distiller.name, options, None, {})
@@ -193,6 +194,24 @@ def groups() -> dict[str, list[str]]:
     return {"table8": ["scratch", *table8], "all": list(dict.fromkeys(all_methods))}
 
 
+def listed(methods: str | Sequence[str]) -> list[str]:
+    """Split a comma-separated list, or a list of such lists, into its words.
+
+    Args:
+        methods: as `expand` takes them.
+
+    Raises:
+        UsageError: there is none.
+    """
+    texts = [methods] if isinstance(methods, str) else list(methods)
+    words = [word.strip() for text in texts for word in str(text).split(",") if word.strip()]
+    if not words:
+        raise UsageError(
+            "methods: must be a comma-separated list such as scratch,dkd,reffakd, got an empty one."
+        )
+    return words
+
+
 def expand(methods: str | Sequence[str]) -> list[str]:
     """Expand a comma-separated list, or a list of such lists, with its group words and wildcards.
 
@@ -205,16 +224,10 @@ def expand(methods: str | Sequence[str]) -> list[str]:
     Raises:
         UsageError: the list is empty, or a wildcard matches nothing.
     """
-    texts = [methods] if isinstance(methods, str) else list(methods)
-    words = [word.strip() for text in texts for word in text.split(",") if word.strip()]
-    if not words:
-        raise UsageError(
-            "methods: must be a comma-separated list such as scratch,dkd,reffakd, got an empty one."
-        )
     named = groups()
     found: list[str] = []
     problems = Problems()
-    for word in words:
+    for word in listed(methods):
         with problems:
             found.extend(_expanded(word, named))
     problems.raise_all()

@@ -9,6 +9,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from kdzoo.checks import usage
+
 
 class ModelOutput(NamedTuple):
     """What a network returns, the same whoever asks; what it does not compute is None.
@@ -172,7 +174,12 @@ def mix(weights: Sequence[float], parts: Sequence[SoftLabels]) -> SoftLabels:
     """Average soft labels as probabilities, each softened in its own way first.
 
     Args:
-        weights: one per part, summing to 1.
+        weights: one per part, none negative, summing to 1.
         parts: soft labels of the same [N, K].
+
+    Raises:
+        UsageError: the weights are not such.
     """
+    if len(weights) != len(parts) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+        raise usage("mix", "weights", f"{len(parts)} numbers, none negative, summing to 1", list(weights))
     return _Mixture(weights, parts)

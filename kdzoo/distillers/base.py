@@ -55,8 +55,7 @@ class Distiller(nn.Module):
 
             @functools.wraps(declared)
             def checked_init(self: Distiller, *sized: Any, **given: Any) -> None:
-                # An argument that is no option (a keyword that for_setting passes with a size) stays as it
-                # is.
+                # Sizes that for_setting passes are positional; what has a keyword is an option.
                 values = checked(type(self).__name__, options_of(type(self)), given)
                 declared(self, *sized, **values)
                 self.options = values

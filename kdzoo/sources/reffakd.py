@@ -90,7 +90,7 @@ class ReffAKD(Source):
     Args:
         gamma: added to the diagonal; auto takes the smallest that makes it each row's largest entry.
             Default: auto, unless a benchmark sets the paper's value for its data.
-        per_class: images drawn from each class (all of them where a class has fewer); two at least, for a pair.
+        per_class: images drawn from each class (all of them where a class has fewer); at least two, a pair.
             Default: the paper's.
         draws: independent draws whose similarities are averaged. Default: the paper's.
         views: whether augmented views of the drawn images are embedded, as in the notebooks, or the images

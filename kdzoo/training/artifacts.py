@@ -74,6 +74,14 @@ class ArtifactPlan:
         """Whether it has been made."""
         return (self.folder / "settings.json").is_file() and (self.folder / "weights.safetensors").is_file()
 
+    def described(self) -> dict[str, Any]:
+        """Give the settings under the names that records use, so that a reader sees where they differ from
+        the student's; the data is the record's own."""
+        settings = dict(self.settings)
+        kept = {name: settings[name] for name in ("checkpoint", "options", "source") if settings.get(name)}
+        shared = {"precision": settings["precision"], "views": settings["data"]["views"]}
+        return {**settings.get("recipe", {}), **shared, **kept}
+
     def build(self) -> nn.Module:
         """Build its network on the CPU, with the initial weights of an artifact."""
         return seeded_network(
@@ -169,6 +177,7 @@ class Foundry:
     reporter: Reporter
     checkpoint_seconds: float
     made: dict[str, Artifact] = field(default_factory=dict)
+    _faults: dict[str, KdzooError] = field(default_factory=dict)
 
     def make(self, plan: ArtifactPlan, objective: Objective) -> Artifact:
         """Give an artifact: fetched if it is there, imported if the user brought it, else trained.
@@ -184,6 +193,8 @@ class Foundry:
         """
         if plan.key in self.made:
             return self.made[plan.key]
+        if plan.key in self._faults:
+            raise self._faults[plan.key]
         plan.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(plan.folder / ".lock")
         try:
@@ -195,6 +206,10 @@ class Foundry:
             artifact = self._load(plan, objective) if plan.ready else self._create(plan, objective)
             self.made[plan.key] = artifact
             return artifact
+        except KdzooError as error:
+            # Whoever asks next hears the same at once, not after another training.
+            self._faults[plan.key] = error
+            raise
         finally:
             lock.release()
 
@@ -232,7 +247,7 @@ class Foundry:
             "origin": "trained" if plan.given is None else "checkpoint",
             "seed": SEED if plan.given is None else None,
             "score": score,
-            "settings": dict(plan.settings),
+            "settings": plan.described(),
         }
         weights = {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
         write_atomic(plan.folder / "weights.safetensors", safetensors.torch.save(weights))
@@ -241,6 +256,7 @@ class Foundry:
             plan.folder / "settings.json",
             {
                 "schema": SCHEMA,
+                "made_of": dict(plan.settings),
                 "name": plan.name,
                 **artifact.notes,
                 "epochs": member.epochs,

@@ -365,9 +365,10 @@ def _check_builds(who: str, recipe: Recipe) -> None:
 
 
 def _check_options(who: str, registry: Registry, config: Any) -> None:
-    """Check the options that a benchmark sets by name, so that a misspelt one is not passed over in silence."""
+    """Check the options that a benchmark sets by name; a misspelt one is not passed over in silence."""
     if not isinstance(config, dict) or not all(isinstance(options, dict) for options in config.values()):
-        raise usage(who, "config entry", f"a dict of dicts such as dict({registry.names()[0]}=dict(...))", config)
+        example = f"dict({registry.names()[0]}=dict(...))"
+        raise usage(who, "config entry", f"a dict of dicts such as {example}", config)
     problems = Problems()
     for name, options in config.items():
         with problems:

@@ -72,13 +72,13 @@ def _artifact_seconds(plan: Plan, artifact: ArtifactPlan, here: tuple[Any, ...])
         try:
             notes = json.loads(path.read_text())
             same = all(
-                notes["settings"][n] == artifact.settings[n]
+                notes["made_of"][n] == artifact.settings[n]
                 for n in ("network", "options", "data", "precision")
             )
             seconds = notes["timing"]["seconds_per_epoch"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        batches = notes["settings"]["recipe"]["batch_size"] == artifact.section.recipe.batch_size
+        batches = notes["made_of"]["recipe"]["batch_size"] == artifact.section.recipe.batch_size
         if same and batches and seconds is not None and _place(notes["environment"]) == here:
             return float(seconds) * artifact.section.recipe.epochs
     return None

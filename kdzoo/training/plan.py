@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from kdzoo.data.split import channel_statistics, split_validation
 from kdzoo.distillers import build_distiller
 from kdzoo.distillers.base import Distiller
 from kdzoo.keys import fingerprint
-from kdzoo.methods import Method, expand, resolve
+from kdzoo.methods import Method, expand, listed, resolve
 from kdzoo.models import build_model, output_shapes
 from kdzoo.outputs import Setting, Shapes
 from kdzoo.registry import DISTILLERS, SOURCES
@@ -151,11 +152,12 @@ def make_plan(
     run_seeds: tuple[int, ...] = ()
     where = torch.device("cpu")
     with problems:
-        spellings = expand(methods)
-        for spelling in spellings:
+        for word in listed(methods):
             with problems:
-                method = resolve(spelling, benchmark.defaults)
-                resolved.setdefault(method.name, method)
+                for spelling in expand(word):
+                    with problems:
+                        method = resolve(spelling, benchmark.defaults)
+                        resolved.setdefault(method.name, method)
     with problems:
         run_seeds = parse_seeds(seeds)
     with problems:
@@ -354,15 +356,18 @@ def parse_seeds(seeds: int | str | Sequence[int]) -> tuple[int, ...]:
         UsageError: anything else, or a seed twice.
     """
     accepted = (
-        "a count such as 3 (seeds 0, 1, 2) or a list such as 0,5 of different integers from 0 to 2^31 - 1"
+        "a count such as 3 (seeds 0, 1, 2) or a list such as 0,5 or 7, of different integers under 2^31"
     )
     try:
         if isinstance(seeds, str):
             parts = [part for part in seeds.split(",") if part.strip()]
-            found = [int(part) for part in parts] if "," in seeds else list(range(int(seeds)))
+            found: Sequence[int] = [int(part) for part in parts] if "," in seeds else range(int(seeds))
         else:
-            found = list(range(seeds)) if isinstance(seeds, int) else [int(s) for s in seeds]
-    except (TypeError, ValueError):
+            found = range(seeds) if isinstance(seeds, int) else [operator.index(s) for s in seeds]
+        # A count that long is a seed whose comma was forgotten.
+        if len(found) > 10_000:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
         raise usage("kdzoo", "seeds", accepted, seeds) from None
     if not found or len(set(found)) < len(found) or not all(0 <= s < 2**31 for s in found):
         raise usage("kdzoo", "seeds", accepted, seeds)

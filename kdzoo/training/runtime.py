@@ -56,7 +56,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version()}
         | {p: importlib.metadata.version(p) for p in packages},
-        "platform": platform.platform(),
+        "platform": " ".join([platform.system(), platform.machine(), *platform.libc_ver()]),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

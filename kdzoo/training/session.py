@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from kdzoo.checks import StorageError
 from kdzoo.data import Split
 from kdzoo.data.pipeline import Pipeline
 from kdzoo.data.views import resize
@@ -65,8 +67,9 @@ class Session:
     def run(self) -> None:
         """Train whatever has no record yet; with nothing left to do, do nothing.
 
+        What fails takes only those members with it that need it; they stand in `failed`.
+
         Raises:
-            KdzooError: an artifact cannot be made.
             StorageError: something could not be written; the last good state is kept.
         """
         pending = self.plan.pending()
@@ -87,7 +90,7 @@ class Session:
             lambda name, batch_size: self._pipeline("train", key(0, "artifact", name), batch_size),
             self._judged, plan.device, self.reporter, self.checkpoint_seconds,
         )  # fmt: skip
-        self._make_teachers(pending)
+        pending = self._with_teachers(pending)
         for seed in plan.seeds:
             self._run_seed([m for m in pending if m.seed == seed])
 
@@ -98,13 +101,27 @@ class Session:
             seed=seed, device=self.plan.device,
         )  # fmt: skip
 
-    def _make_teachers(self, pending: list[PlannedMember]) -> None:
+    def _with_teachers(self, pending: list[PlannedMember]) -> list[PlannedMember]:
         """Make or fetch the teacher if somebody needs it, so that its accuracy is seen before students are
-        trained."""
-        precision = self.plan.benchmark.precision
-        scratch = Distillation(DISTILLERS.find("scratch")(), precision)
-        for name in {m.artifacts["teacher"] for m in pending if "teacher" in m.artifacts}:
-            self._foundry.make(self.plan.artifacts[name], scratch)
+        trained; give the members that can go on."""
+        scratch = Distillation(DISTILLERS.find("scratch")(), self.plan.benchmark.precision)
+        able = []
+        for member in pending:
+            with self._setting_aside([member]):
+                if "teacher" in member.artifacts:
+                    self._foundry.make(self.plan.artifacts[member.artifacts["teacher"]], scratch)
+                able.append(member)
+        return able
+
+    @contextmanager
+    def _setting_aside(self, members: list[PlannedMember]) -> Iterator[None]:
+        """Note what is raised as the fault of members, and go on without them; only a full disk stops all."""
+        try:
+            yield
+        except StorageError:
+            raise
+        except Exception as error:
+            self.failed |= {f"{m.method.name}, seed {m.seed}": error for m in members}
 
     def _run_seed(self, members: list[PlannedMember]) -> None:
         """Train the members of a seed in as few cohorts as their checkpoints allow; nobody is trained
@@ -143,6 +160,9 @@ class Session:
         teacher = self._teacher_of(planned)
         shared = SharedTeacher(teacher.network, plan.benchmark.precision) if teacher else None
         sources = self._sources(planned, images, shared)
+        planned = [p for p in planned if (name := source_name(p)) is None or name in sources]
+        if not planned:
+            return
         setting = setting_of(plan, teacher=teacher is not None)
         if teacher:
             setting = setting._replace(teacher_head=getattr(teacher.network, "classifier", None))
@@ -162,6 +182,7 @@ class Session:
                 self._finish(by_name[name], member, cohort)
             elif member.status == "failed" and member.fault is not None:
                 self.failed[f"{name}, seed {seed}"] = member.fault
+                # Its author will mend it; what it learnt before that must not mix with what comes after.
                 checkpoint.discard(by_name[name].folder)
 
     def _teacher_of(self, planned: list[PlannedMember]) -> Artifact | None:
@@ -172,21 +193,22 @@ class Session:
     def _sources(
         self, planned: list[PlannedMember], images: Pipeline, teacher: SharedTeacher | None
     ) -> dict[str, Source]:
-        """Make every source of soft labels that a member reads ready, once."""
+        """Make every source of soft labels that a member reads ready, once; one that fails is left out."""
         plan = self.plan
         sources: dict[str, Source] = {}
         for member in planned:
             name = source_name(member)
-            if name is None or name in sources:
+            if name is None or member.method.source is None or name in sources:
                 continue
-            assert member.method.source is not None
-            source = build_source(member.method.source, member.method.source_options)
-            own = {n: plan.artifacts[k] for n, k in member.artifacts.items() if n in source.trains}
-            source.fit(RunWorkshop(
-                images, plan.data.train.labels, len(plan.data.classes), plan.statistics, member.seed,
-                teacher if "teacher" in source.needs else None, own, self._foundry, plan.benchmark.precision,
-            ))  # fmt: skip
-            sources[name] = source
+            with self._setting_aside([member]):
+                source = build_source(member.method.source, member.method.source_options)
+                own = {n: plan.artifacts[k] for n, k in member.artifacts.items() if n in source.trains}
+                source.fit(RunWorkshop(
+                    images, plan.data.train.labels, len(plan.data.classes), plan.statistics, member.seed,
+                    teacher if "teacher" in source.needs else None, own, self._foundry,
+                    plan.benchmark.precision,
+                ))  # fmt: skip
+                sources[name] = source
         return sources
 
     def _member(self, planned: PlannedMember, setting: Setting) -> Member:
@@ -226,7 +248,7 @@ class Session:
             accuracy=accuracy_of(member.epochs),
             parameters=count_parameters(deployed),
             flops=flops(deployed, plan.data.channels, plan.size),
-            notes=[*plan.remarks] if "teacher" in planned.artifacts else [*plan.data.warnings],
+            notes=self._notes(planned),
             timing=self._timing(member, cohort),
             environment={
                 **environment(plan.device), "command": self.command, "work_dir": str(plan.work_dir),
@@ -235,6 +257,13 @@ class Session:
         )  # fmt: skip
         write_record(planned.folder, record)
         checkpoint.discard(planned.folder)
+
+    def _notes(self, planned: PlannedMember) -> list[str]:
+        """Say what a reader of the numbers must know beside the settings."""
+        teacher = planned.artifacts.get("teacher")
+        if teacher is None or self.plan.artifacts[teacher].given is None or not self.plan.data.validation:
+            return []
+        return ["The teacher is a checkpoint of the user's own and may have seen the validation images."]
 
     def _settings(self, planned: PlannedMember) -> dict[str, Any]:
         plan, data = self.plan, self.plan.data

@@ -1,0 +1,61 @@
+"""A workshop without a trainer: it hands out made-up images and remembers what it was asked for."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kdzoo.keys import key, uniforms
+from kdzoo.outputs import Batch, ModelOutput
+
+
+class Encoder(nn.Module):
+    """Its embedding is the image itself; its reconstruction is a half of it."""
+
+    def forward(self, images: Tensor) -> ModelOutput:
+        return ModelOutput(None, images.flatten(1))
+
+    def reconstruct(self, embedding: Tensor) -> Tensor:
+        return (embedding / 2).reshape(-1, 1, 2, 3)
+
+
+class FakeWorkshop:
+    def __init__(self, labels: list[int], seed: int = 0) -> None:
+        self.seed = seed
+        self.num_classes = max(labels) + 1
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.mean, self.std = torch.full((1, 1, 1), 0.5), torch.full((1, 1, 1), 0.25)
+        self.device = torch.device("cpu")
+        self.asked: list[dict[str, Any]] = []
+        self.losses: dict[str, Callable[[nn.Module, Batch], Tensor]] = {}
+
+    def pixels(self, index: int, *place: int) -> list[float]:
+        """Images of a class lie near each other; a view is another image nearby."""
+        own, shared = uniforms(key(9, "image", *place), [index, 10**6 + int(self.labels[index])], 6)
+        return (0.4 * own + shared).tolist()
+
+    def teacher(self, batch: Batch) -> ModelOutput:
+        return ModelOutput(batch.images.flatten(1)[:, : self.num_classes])
+
+    def train(self, name: str, loss: Callable[[nn.Module, Batch], Tensor]) -> nn.Module:
+        self.losses[name] = loss
+        return Encoder()
+
+    def key(self, purpose: str, *place: int) -> int:
+        return key(self.seed, purpose, *place)
+
+    def images(self, indices: np.ndarray, *, purpose: str, draw: int, augmented: bool) -> Tensor:
+        self.asked.append({"indices": indices, "purpose": purpose, "draw": draw, "augmented": augmented})
+        place = (self.seed, draw) if augmented else ()
+        return torch.tensor([self.pixels(int(i), *place) for i in indices]).reshape(-1, 1, 2, 3)
+
+    def embed(self, network: nn.Module, images: Tensor) -> Tensor:
+        return network(images).embedding
+
+
+@pytest.fixture
+def workshop() -> Callable[..., FakeWorkshop]:
+    return FakeWorkshop

@@ -1,0 +1,223 @@
+import math
+from typing import Annotated, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdzoo.checks import (
+    Count,
+    Fraction,
+    Interval,
+    KdzooError,
+    Natural,
+    NonNegative,
+    Positive,
+    Problems,
+    StorageError,
+    UsageError,
+    checked,
+    options_of,
+    unknown,
+    usage,
+)
+
+
+class Everything:
+    """Something with options.
+
+    Args:
+        rate: how fast; goes on
+            over two lines.
+        share: of the whole.
+        mode: which way.
+    """
+
+    def __init__(
+        self,
+        sized: int = 0,
+        *,
+        rate: Positive = 4.0,
+        share: Fraction = 0.5,
+        count: Count = 3,
+        mode: Literal["mean", "sum"] = "mean",
+        gamma: NonNegative | Literal["auto"] = "auto",
+        resize: Natural | None = None,
+        flag: bool = False,
+        label: str = "x",
+        angle: Annotated[float, Interval(-180, 180, open_low=True)] = 0.0,
+    ) -> None:
+        pass
+
+
+OPTIONS = options_of(Everything)
+# More than a float holds.
+HUGE = 10**400
+
+
+def test_options_are_the_keyword_only_arguments_in_declared_order():
+    assert list(OPTIONS) == ["rate", "share", "count", "mode", "gamma", "resize", "flag", "label", "angle"]
+    assert [o.default for o in OPTIONS.values()] == [4.0, 0.5, 3, "mean", "auto", None, False, "x", 0.0]
+    assert OPTIONS["rate"].doc == "how fast; goes on over two lines."
+    assert OPTIONS["share"].doc == "of the whole."
+    assert OPTIONS["flag"].doc == ""
+
+
+def test_options_of_a_function():
+    def build(classes: int, *, width: Count = 16) -> None:
+        """Build.
+
+        Args:
+            classes: K.
+            width: filters.
+        """
+
+    assert list(options_of(build)) == ["width"]
+    assert options_of(build)["width"].doc == "filters."
+
+
+@pytest.mark.parametrize(
+    ("name", "accepted"),
+    [
+        ("rate", "a number in (0, inf)"),
+        ("share", "a number in [0, 1]"),
+        ("count", "an integer in [1, inf)"),
+        ("mode", "'mean' or 'sum'"),
+        ("gamma", "'auto' or a number in [0, inf)"),
+        ("resize", "an integer in [0, inf)"),
+        ("flag", "true or false"),
+        ("label", "a text"),
+        ("angle", "a number in (-180, 180]"),
+    ],
+)
+def test_what_is_accepted_is_said_in_words(name, accepted):
+    assert OPTIONS[name].accepted == accepted
+    with pytest.raises(UsageError) as caught:
+        OPTIONS[name].parse("method 'x'", [])
+    assert str(caught.value) == f"method 'x': {name} must be {accepted}, got []."
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "value"),
+    [
+        ("rate", "20", 20.0),
+        ("rate", 20, 20.0),
+        ("rate", "1e+1", 10.0),
+        ("share", "0", 0.0),
+        ("share", "1", 1.0),
+        ("count", "20", 20),
+        ("count", "1e3", 1000),
+        ("count", 3.0, 3),
+        ("mode", "sum", "sum"),
+        ("gamma", "auto", "auto"),
+        ("gamma", "0.0225", 0.0225),
+        ("flag", "TRUE", True),
+        ("flag", "no", False),
+        ("flag", "0", False),
+        ("flag", True, True),
+        ("label", "any text", "any text"),
+        ("angle", "180", 180.0),
+    ],
+)
+def test_texts_and_values_become_the_right_type(name, given, value):
+    parsed = OPTIONS[name].parse("who", given)
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        *(("rate", x) for x in ("0", 0, -1, "nan", "inf", "", "fast", True, None, [1.0], HUGE)),
+        *(("share", x) for x in ("-0.001", 1.001, "1,5")),
+        *(("count", x) for x in ("0", 2.5, "2.5", True, "inf", "nan", HUGE)),
+        *(("mode", x) for x in ("Mean", "", 3, None)),
+        *(("gamma", x) for x in ("Auto", -1, "nan")),
+        *(("flag", x) for x in ("maybe", 1, None)),
+        *(("label", x) for x in (3, None)),
+        ("angle", "-180"),
+    ],
+    ids=lambda value: "huge" if value is HUGE else None,
+)
+def test_everything_else_is_refused(name, given):
+    with pytest.raises(UsageError, match=f"^who: {name} must be "):
+        OPTIONS[name].parse("who", given)
+
+
+@given(st.floats(), st.floats(-5, 5), st.floats(-5, 5), st.booleans(), st.booleans())
+def test_an_interval_holds_what_its_text_says(value, low, high, open_low, open_high):
+    inside = (low < value or (value == low and not open_low)) and (
+        value < high or (value == high and not open_high)
+    )
+    assert (value in Interval(low, high, open_low, open_high)) == inside
+
+
+def test_no_interval_holds_what_is_not_finite():
+    assert not any(x in Interval() for x in (math.nan, math.inf, -math.inf))
+    assert str(Interval()) == "in (-inf, inf)"
+    assert str(Interval(0, 1, open_high=True)) == "in [0, 1)"
+
+
+def test_checked_fills_in_defaults_in_declared_order():
+    values = checked("who", OPTIONS, {"share": "0.25", "rate": 1})
+    assert list(values) == list(OPTIONS)
+    assert (values["rate"], values["share"], values["count"], values["resize"]) == (1.0, 0.25, 3, None)
+
+
+def test_checked_tells_every_mistake_at_once():
+    with pytest.raises(UsageError) as caught:
+        checked("method 'x'", OPTIONS, {"rat": 1, "share": 2, "count": 0, "flag": "yes"})
+    assert str(caught.value).splitlines() == [
+        "method 'x': there is no option 'rat'. Did you mean 'rate'?",
+        "method 'x': share must be a number in [0, 1], got 2.",
+        "method 'x': count must be an integer in [1, inf), got 0.",
+    ]
+
+
+def test_checked_says_where_there_are_no_options():
+    with pytest.raises(UsageError, match=r"^who: it has no options, got 'rate'\.$"):
+        checked("who", {}, {"rate": 1})
+
+
+def test_the_form_of_a_message():
+    error = usage("kdzoo", "epochs", "a number", "ten", "Give one.")
+    assert str(error) == "kdzoo: epochs must be a number, got 'ten'. Give one."
+    assert isinstance(error, KdzooError)
+    assert isinstance(error, ValueError)
+    assert not isinstance(StorageError("x"), UsageError)
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    known = ["dkd", "fitnet", "kd", "kdsvd", "ReffAKD"]
+    assert str(unknown("who", "source", "refakd", known)).startswith(
+        "who: there is no source 'refakd'. Did you mean 'ReffAKD'"
+    )
+    hint = str(unknown("who", "distiller", "kdd", known))
+    assert "'kd'" in hint
+    assert "'dkd'" in hint
+    assert hint.count("'") == 2 + 2 * 3
+    assert (
+        str(unknown("who", "distiller", "zzz", ["a", "b"]))
+        == "who: there is no distiller 'zzz'. There are: a, b."
+    )
+
+
+def test_problems_gathers_all_and_each_once():
+    problems = Problems()
+    for message in ("first", "second\nthird", "first"):
+        with problems:
+            raise UsageError(message)
+    with problems:
+        pass
+    with pytest.raises(UsageError) as caught:
+        problems.raise_all()
+    assert str(caught.value).splitlines() == ["first", "second", "third"]
+
+
+def test_problems_is_silent_without_mistakes_and_lets_faults_through():
+    problems = Problems()
+    problems.raise_all()
+    for fault in (ValueError("a fault"), StorageError("full"), KeyboardInterrupt()):
+        with pytest.raises(type(fault)), problems:
+            raise fault
+    problems.raise_all()

@@ -1,0 +1,48 @@
+import pytest
+
+from kdzoo.checks import options_of
+from kdzoo.listing import listing
+from kdzoo.methods import groups
+from kdzoo.registry import DATASETS, DISTILLERS, MODELS, SOURCES
+from kdzoo.training.benchmark import benchmark_names, describe_benchmark
+
+PAGES = {"methods": DISTILLERS, "sources": SOURCES, "models": MODELS, "datasets": DATASETS}
+
+
+@pytest.mark.parametrize("what", PAGES)
+def test_pages_name_everything_registered_with_its_first_line(what):
+    lines = listing(what, verbose=False).splitlines()
+    for name in PAGES[what].names():
+        first = PAGES[what].find(name).__doc__.splitlines()[0]
+        assert any(line.split()[:1] == [name] and first in line for line in lines), name
+
+
+@pytest.mark.parametrize("what", PAGES)
+def test_verbose_pages_have_papers_and_every_option(what):
+    page = listing(what, verbose=True)
+    for name in PAGES[what].names():
+        thing = PAGES[what].find(name)
+        own = page.split(f"\n\n{name}: ")[-1] if f"\n\n{name}: " in page else page
+        own = own.split("\n\n")[0]
+        assert getattr(thing, "paper", "").split(",")[0] in own
+        for option in options_of(thing).values():
+            assert any(line.split()[:1] == [option.name] for line in own.splitlines()), option.name
+            assert f"default {option.default}; " in own
+
+
+def test_methods_show_what_group_words_expand_to():
+    page = listing("methods", verbose=False)
+    for name, methods in groups().items():
+        assert f"{name} expands to {', '.join(methods)}" in page
+    assert "distiller[:name=value]*[+source[:name=value]*]" in page
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_benchmarks_are_all_there(verbose):
+    page = listing("benchmarks", verbose=verbose)
+    for name in benchmark_names():
+        assert describe_benchmark(name) in page
+        assert any(line.startswith(name) for line in page.splitlines())
+    if verbose:
+        assert "lenet5, 40 epochs, batch size 64" in page
+        assert "'milestones': [12, 24, 32]" in page

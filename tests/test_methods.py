@@ -1,0 +1,281 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdzoo.checks import UsageError, options_of
+from kdzoo.methods import TABLE8, Defaults, expand, groups, parse, resolve, universe
+from kdzoo.registry import DISTILLERS, SOURCES
+
+PLAIN = Defaults(200, {}, {})
+SET = Defaults(
+    40, {"kd": {"temperature": 20, "alpha": 0.6}, "dkd": {"beta": 2}}, {"reffakd": {"gamma": 0.008}}
+)
+
+SPELLINGS = [
+    ("scratch", "scratch"),
+    ("kd", "kd"),
+    ("kd+teacher", "kd"),
+    ("kd:temperature=4", "kd"),
+    ("kd:temperature=4.0:alpha=0.90", "kd"),
+    ("kd:temperature=4+teacher", "kd"),
+    ("kd:alpha=0.6:temperature=20", "kd:temperature=20:alpha=0.6"),
+    ("kd:temperature=1e+1", "kd:temperature=10"),
+    ("kd:temperature=1e+16", "kd:temperature=1e+16"),
+    ("kd:temperature=.5", "kd:temperature=0.5"),
+    ("kd:alpha=0", "kd:alpha=0"),
+    ("kd:reduction=elementmean", "kd:reduction=elementmean"),
+    ("dkd:beta=4", "dkd:beta=4"),
+    ("dkd:warmup=20", "dkd"),
+    ("dkd:warmup=0", "dkd:warmup=0"),
+    ("dkd:warmup=1e+2+teacher", "dkd:warmup=100"),
+    ("reffakd", "reffakd"),
+    ("kd+reffakd", "reffakd"),
+    ("kd:temperature=4+reffakd", "reffakd"),
+    ("reffakd:gamma=auto", "reffakd"),
+    ("kd+reffakd:per_class=40.0", "reffakd"),
+    ("reffakd:gamma=0.0225", "reffakd:gamma=0.0225"),
+    ("kd+reffakd:views=clean:gamma=1e-2", "reffakd:gamma=0.01:views=clean"),
+    ("kd:alpha=0.5+reffakd", "kd:alpha=0.5+reffakd"),
+    ("kd:temperature=1e+1+reffakd:gamma=2", "kd:temperature=10+reffakd:gamma=2"),
+    ("dkd+reffakd", "dkd+reffakd"),
+    ("dkd:beta=4+reffakd:draws=2", "dkd:beta=4+reffakd:draws=2"),
+    ("kd+uniform", "kd+uniform"),
+]
+
+
+@pytest.mark.parametrize(("text", "name"), SPELLINGS)
+def test_every_method_has_one_spelling(text, name):
+    method = resolve(text, PLAIN)
+    assert method.name == name
+    assert resolve(name, PLAIN) == method
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("kd", "kd"),
+        ("kd:temperature=20", "kd"),
+        ("kd:temperature=4", "kd:temperature=4"),
+        ("kd:alpha=0.9:temperature=4", "kd:temperature=4:alpha=0.9"),
+        ("dkd:warmup=4", "dkd"),
+        ("dkd:warmup=20", "dkd:warmup=20"),
+        ("dkd:beta=8", "dkd:beta=8"),
+        ("reffakd", "reffakd"),
+        ("reffakd:gamma=0.008", "reffakd"),
+        ("reffakd:gamma=8e-3", "reffakd"),
+        ("reffakd:gamma=auto", "reffakd:gamma=auto"),
+        ("kd:temperature=20+reffakd:gamma=0.008", "reffakd"),
+        ("kd:temperature=4+reffakd", "kd:temperature=4+reffakd"),
+    ],
+)
+def test_what_a_benchmark_sets_is_dropped_instead(text, name):
+    method = resolve(text, SET)
+    assert method.name == name
+    assert resolve(name, SET) == method
+
+
+def test_options_are_resolved_from_signature_length_and_benchmark():
+    assert resolve("kd", SET).options == {"temperature": 20.0, "alpha": 0.6, "reduction": "batchmean"}
+    assert resolve("dkd", SET).options == {"temperature": 4.0, "alpha": 1.0, "beta": 2.0, "warmup": 4}
+    assert resolve("dkd:beta=3", PLAIN).options == {
+        "temperature": 4.0,
+        "alpha": 1.0,
+        "beta": 3.0,
+        "warmup": 20,
+    }
+    assert resolve("reffakd", SET).source_options["gamma"] == 0.008
+    longer = Defaults(40, {"dkd": {"warmup": 7}}, {})
+    assert resolve("dkd", longer).options["warmup"] == 7
+
+
+def test_options_after_reffakd_are_the_sources():
+    method = resolve("reffakd:gamma=0.5:per_class=20", PLAIN)
+    assert (method.distiller, method.source) == ("kd", "reffakd")
+    assert method.options == resolve("kd", PLAIN).options
+    assert method.source_options["gamma"] == 0.5
+    assert method.source_options["per_class"] == 20
+    assert method == resolve("kd+reffakd:per_class=20:gamma=0.5", PLAIN)
+
+
+def test_who_takes_soft_labels_has_a_source():
+    assert resolve("kd", PLAIN).source == "teacher"
+    assert resolve("kd+uniform", PLAIN).source == "uniform"
+    assert resolve("scratch", PLAIN).source is None
+
+
+def values(option):
+    """Texts that an option accepts, and some spellings of one value."""
+    found = [st.sampled_from(option.choices)] if option.choices else []
+    for kind in option.kinds:
+        low = max(getattr(option.interval, "low", -9), -9)
+        high = min(getattr(option.interval, "high", 999), 999)
+        exclude = bool(getattr(option.interval, "open_low", False))
+        if kind is bool:
+            found.append(st.sampled_from(["true", "no"]))
+        elif kind is int:
+            numbers = st.integers(int(low), int(high))
+            found.append(numbers.flatmap(lambda n: st.sampled_from([str(n), f"{n}.0", f"{n}e+0"])))
+        else:
+            numbers = st.floats(low, high, exclude_min=exclude)
+            found.append(numbers.map(repr) | st.integers(int(low) + exclude, int(high)).map(str))
+    return st.one_of(found)
+
+
+@st.composite
+def spellings(draw):
+    def part(name, cls):
+        options = options_of(cls)
+        chosen = draw(st.lists(st.sampled_from(list(options)), unique=True)) if options else []
+        return ":".join([name, *(f"{o}={draw(values(options[o]))}" for o in chosen)])
+
+    distiller = draw(st.sampled_from(DISTILLERS.names()))
+    cls = DISTILLERS.find(distiller)
+    text = part(distiller, cls)
+    source = draw(st.sampled_from([None, *SOURCES.names()]))
+    if source is not None and "soft_labels" in cls.needs:
+        text += "+" + part(source, SOURCES.find(source))
+    return text
+
+
+@settings(deadline=None, max_examples=150)
+@given(spellings(), st.sampled_from([PLAIN, SET]))
+def test_the_canonical_spelling_means_the_same_method(text, defaults):
+    method = resolve(text, defaults)
+    again = resolve(method.name, defaults)
+    assert again == method
+    assert again.name == method.name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "kd+", "+kd", "kd:", "kd::alpha=1", "kd:temperature", "kd:=4", "kd:4=4", "kd temperature=4"),
+        *("kd+reffakd+uniform", "kd+:gamma=1", ":alpha=1", "4kd"),
+    ],
+)
+def test_what_is_no_sentence_of_the_grammar(text):
+    with pytest.raises(UsageError) as caught:
+        resolve(text, PLAIN)
+    assert str(caught.value) == (
+        f"method {text!r}: must be distiller[:name=value]*[+source[:name=value]*], "
+        "for example dkd:beta=4 or kd:temperature=20+reffakd."
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kd:alpha=1:alpha=0", "option 'alpha' is given twice. Give it once."),
+        ("reffakd:draws=1:draws=1", "option 'draws' is given twice."),
+        ("kd~dkd", "sums of distillers (~) are not part of this version."),
+        ("kdd", "there is no distiller 'kdd'. Did you mean "),
+        ("refakd", "there is no distiller 'refakd'. Did you mean 'reffakd'"),
+        ("kd+refakd", "there is no source 'refakd'. Did you mean 'reffakd'"),
+        ("kd+kd", "there is no source 'kd'."),
+        ("kd:temprature=4", "there is no option 'temprature'. Did you mean 'temperature'?"),
+        ("kd+reffakd:temperature=4", "there is no option 'temperature'. "),
+        ("kd:temperature=0", "temperature must be a number in (0, inf), got '0'."),
+        ("kd:temperature=", "temperature must be a number in (0, inf), got ''."),
+        ("kd:temperature=nan", "temperature must be a number in (0, inf), got 'nan'."),
+        ("kd:temperature=inf", "temperature must be a number in (0, inf), got 'inf'."),
+        ("kd:temperature=hot", "temperature must be a number in (0, inf), got 'hot'."),
+        ("kd:alpha=1.5", "alpha must be a number in [0, 1], got '1.5'."),
+        ("kd:reduction=sum", "reduction must be 'batchmean' or 'elementmean', got 'sum'."),
+        ("dkd:warmup=2.5", "warmup must be an integer in [0, inf), got '2.5'."),
+        ("dkd:beta=-1", "beta must be a number in [0, inf), got '-1'."),
+        ("reffakd:gamma=-1", "gamma must be 'auto' or a number in [0, inf), got '-1'."),
+        ("kd+reffakd:views=none", "views must be 'augmented' or 'clean', got 'none'."),
+        ("scratch:alpha=1", "it has no options, got 'alpha'."),
+        ("kd+uniform:gamma=1", "it has no options, got 'gamma'."),
+        (
+            "scratch+reffakd",
+            "'scratch' learns from the labels alone and takes no soft labels. Write scratch, or ",
+        ),
+        ("scratch+teacher", "'scratch' learns from the labels alone"),
+        ("teacher", "'teacher' is a source of soft labels. Write kd+teacher."),
+        ("uniform", "'uniform' is a source of soft labels. Write kd+uniform."),
+        ("reffakd+teacher", "'reffakd' is a source of soft labels. Write kd+reffakd."),
+    ],
+)
+def test_every_mistake_is_answered_in_a_line(text, message):
+    with pytest.raises(UsageError) as caught:
+        resolve(text, PLAIN)
+    assert str(caught.value).startswith(f"method {text!r}: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_label_method_is_told_who_takes_the_source():
+    with pytest.raises(UsageError, match=r"Write scratch, or .*dkd\+reffakd or kd\+reffakd"):
+        resolve("scratch+reffakd", PLAIN)
+
+
+def test_all_mistakes_of_a_method_are_told_at_once():
+    with pytest.raises(UsageError) as caught:
+        resolve("kd:temperature=0:alfa=1+reffakd:gamma=-1:draws=0", PLAIN)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 4
+    for word in ("temperature", "alfa", "gamma", "draws"):
+        assert sum(word in line.split(": ", 2)[-1] for line in lines) == 1
+
+
+def test_parse_asks_nothing_of_the_registry():
+    distiller, source = parse("nosuch:a=1:b=x=y+other:c=1e+3")
+    assert (distiller.name, distiller.options) == ("nosuch", {"a": "1", "b": "x=y"})
+    assert source is not None
+    assert (source.name, source.options) == ("other", {"c": "1e+3"})
+    assert parse("a.b-c")[0].name == "a.b-c"
+
+
+def test_groups_and_lists():
+    table8 = ["scratch", *(m for m in TABLE8 if m in universe())]
+    assert groups()["table8"] == table8
+    assert {"kd", "dkd", "dkd+reffakd", "reffakd"} <= set(table8)
+    assert expand("table8") == table8
+    everything = expand("all")
+    assert everything[: len(table8)] == table8
+    assert set(DISTILLERS.names()) <= set(everything)
+    used = {resolve(m, PLAIN).source for m in everything}
+    assert set(SOURCES.names()) <= used
+    assert len(set(everything)) == len(everything)
+
+
+def test_every_spelling_there_is_resolves_to_itself():
+    names = universe()
+    assert len(set(names)) == len(names)
+    assert [resolve(n, PLAIN).name for n in names] == names
+
+
+def test_lists_keep_their_order_and_hold_each_once():
+    assert expand("dkd, scratch,,dkd , kd") == ["dkd", "scratch", "kd"]
+    assert expand(["kd:alpha=1", "reffakd,kd:alpha=1"]) == ["kd:alpha=1", "reffakd"]
+    assert expand("kd,table8")[:2] == ["kd", "scratch"]
+    assert expand("kd,table8").count("kd") == 1
+
+
+def test_wildcards_match_every_spelling():
+    takers = [n for n in DISTILLERS.names() if "soft_labels" in DISTILLERS.find(n).needs]
+    with_reffakd = [m for m in universe() if resolve(m, PLAIN).source == "reffakd"]
+    assert expand("*+reffakd") == with_reffakd
+    assert len(with_reffakd) == len(takers)
+    assert "reffakd" in with_reffakd
+    assert expand("*") == universe()
+    assert expand("kd+*") == [m for m in universe() if m == "reffakd" or m.startswith("kd+")]
+    assert expand("?kd") == ["dkd"]
+    assert set(expand("[dk]kd*,scratch")) >= {"dkd", "dkd+reffakd", "scratch"}
+
+
+@pytest.mark.parametrize("methods", ["", " , ", [], [""]])
+def test_an_empty_list_is_refused(methods):
+    with pytest.raises(UsageError, match=r"^methods: must be a comma-separated list .* got an empty one\.$"):
+        expand(methods)
+
+
+def test_wildcards_that_match_nothing_are_all_named():
+    with pytest.raises(UsageError) as caught:
+        expand("x*,kd,*+zzz")
+    lines = str(caught.value).splitlines()
+    assert [line.split(".")[0] for line in lines] == [
+        "methods: nothing matches 'x*'", "methods: nothing matches '*+zzz'",
+    ]  # fmt: skip
+    assert "kd+reffakd" in lines[0]

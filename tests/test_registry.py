@@ -1,0 +1,86 @@
+import sys
+import textwrap
+
+import pytest
+
+import kdzoo.distillers
+from kdzoo.checks import UsageError
+from kdzoo.registry import DATASETS, DISTILLERS, MODELS, SOURCES, Registry, import_modules
+
+
+def test_what_this_version_brings_is_registered():
+    assert {"scratch", "kd", "dkd"} <= set(DISTILLERS.names())
+    assert {"teacher", "reffakd", "uniform"} <= set(SOURCES.names())
+    assert {"lenet5", "resnet18", "resnet20", "autoencoder"} <= set(MODELS.names())
+    assert {"digits", "fashion_mnist"} <= set(DATASETS.names())
+    for registry in (DISTILLERS, SOURCES, MODELS, DATASETS):
+        assert registry.names() == sorted(registry.names())
+
+
+def test_a_doubled_name_names_both_places():
+    registry = Registry("distiller", "kdzoo.distillers")
+
+    def one() -> None: ...
+
+    def other() -> None: ...
+
+    registry.register("kd")(one)
+    with pytest.raises(UsageError) as caught:
+        registry.register("kd")(other)
+    message = str(caught.value)
+    assert "distiller 'kd' is registered twice" in message
+    assert message.count(__file__) == 2
+    for thing in (one, other):
+        assert f"{__file__}:{thing.__code__.co_firstlineno}" in message
+    assert registry._module_dict["kd"] is one
+
+
+def test_the_same_place_may_register_again():
+    """A module that is imported anew, as in a notebook, is no second one."""
+    registry = Registry("model", "kdzoo.models")
+    things = []
+    for _ in range(2):
+
+        @registry.register("again")
+        def build() -> None: ...
+
+        things.append(build)
+    assert registry._module_dict["again"] is things[1]
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(UsageError, match=r"^kdzoo: there is no distiller 'dkdd'\. Did you mean .*'dkd'"):
+        DISTILLERS.find("dkdd")
+    with pytest.raises(UsageError, match=r"^who: there is no data set 'digit'\. Did you mean 'digits'"):
+        DATASETS.find("digit", "who")
+
+
+@pytest.fixture
+def new_file(tmp_path, monkeypatch):
+    """A folder that holds one more distiller, as if its file lay in kdzoo/distillers."""
+    (tmp_path / "newcomer.py").write_text(
+        textwrap.dedent('''
+        """A new method."""
+        from kdzoo.distillers.base import Distiller
+        from kdzoo.registry import DISTILLERS
+
+        @DISTILLERS.register("newcomer")
+        class Newcomer(Distiller):
+            """It adds nothing."""
+
+            def forward(self, student, guide, batch, progress):
+                return {}
+        ''')
+    )
+    monkeypatch.setattr(kdzoo.distillers, "__path__", [*kdzoo.distillers.__path__, str(tmp_path)])
+    yield
+    DISTILLERS._module_dict.pop("newcomer", None)
+    sys.modules.pop("kdzoo.distillers.newcomer", None)
+
+
+@pytest.mark.usefixtures("new_file")
+def test_a_new_file_registers_itself():
+    assert "newcomer" not in DISTILLERS.names()
+    import_modules(kdzoo.distillers.__name__, list(kdzoo.distillers.__path__))
+    assert "newcomer" in DISTILLERS.names()
+    assert DISTILLERS.find("newcomer").__module__ == "kdzoo.distillers.newcomer"

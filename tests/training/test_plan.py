@@ -1,0 +1,227 @@
+import numpy as np
+import pytest
+import torch
+
+from kdzoo.checks import UsageError
+from kdzoo.data.base import Dataset, Split
+from kdzoo.distillers.dkd import DKD
+from kdzoo.sources.reffakd import ReffAKD
+from kdzoo.training import plan as planning
+from kdzoo.training.benchmark import load_benchmark
+from kdzoo.training.plan import choose_device, make_plan, parse_seeds
+
+
+@pytest.fixture(autouse=True)
+def small_data(monkeypatch):
+    """Forty made-up images, read once, in place of the benchmark's."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 1, 32, 32)).astype(np.uint8)
+    labels = np.arange(40, dtype=np.int64) % 10
+    split = Split(images, labels)
+    data = Dataset("digits", split, split, tuple("0123456789"))
+    monkeypatch.setattr(planning, "load_dataset", lambda *args: data)
+
+
+@pytest.fixture
+def plan(tmp_path):
+    """A function that plans methods on the digits benchmark."""
+
+    def make(methods, *, seeds=1, device="cpu", teacher_checkpoint=None, work_dir=None, **changes):
+        return make_plan(
+            load_benchmark("digits", **changes), methods=methods, seeds=seeds, device=device,
+            work_dir=work_dir or tmp_path / "work", teacher_checkpoint=teacher_checkpoint,
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def keys(plan):
+    """A function that gives the members' keys by method, for one seed."""
+
+    def give(methods, **changes):
+        return {m.method.name: m.key for m in plan(methods, **changes).members}
+
+    return give
+
+
+METHODS = "scratch,kd,dkd,reffakd,dkd+reffakd,kd+uniform"
+TEACHER_SETTINGS = [
+    {"section_epochs": {"teacher": 7}},
+    {"cfg_options": {"teacher.network.type": "resnet56"}},
+    {"cfg_options": {"teacher.recipe.optimizer.lr": 0.01}},
+]
+
+
+@pytest.mark.parametrize("changes", TEACHER_SETTINGS)
+def test_a_teachers_settings_reach_only_who_uses_it(keys, changes):
+    before, after = keys(METHODS), keys(METHODS, **changes)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"kd", "dkd"}
+
+
+def test_an_autoencoders_settings_reach_only_who_uses_it(keys):
+    before, after = keys(METHODS), keys(METHODS, section_epochs={"autoencoder": 7})
+    assert {name for name in before if before[name] != after[name]} == {"reffakd", "dkd+reffakd"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epochs": 7},
+        {"precision": "bf16"},
+        {"val_fraction": 0.25},
+        {"cfg_options": {"recipe.batch_size": 8}},
+        {"cfg_options": {"recipe.optimizer.lr": 0.01}},
+        {"cfg_options": {"views.rotation": 5.0}},
+        {"cfg_options": {"student.network.type": "resnet8"}},
+    ],
+    ids=lambda c: str(next(iter(c.values()))),
+)
+def test_a_protocol_reaches_everybody(plan, changes):
+    before, after = plan(METHODS), plan(METHODS, **changes)
+    assert before.protocol["hash"] != after.protocol["hash"]
+    assert not {m.key for m in before.members} & {m.key for m in after.members}
+
+
+def test_protocols_do_not_know_methods_seeds_or_teachers(plan):
+    hashes = {
+        plan("scratch").protocol["hash"],
+        plan("dkd:beta=4,reffakd", seeds=3).protocol["hash"],
+        *(plan("kd", **changes).protocol["hash"] for changes in TEACHER_SETTINGS),
+    }
+    assert len(hashes) == 1
+
+
+def test_a_members_key_does_not_depend_on_company(keys):
+    together = keys(METHODS)
+    for name in together:
+        assert keys(name) == {name: together[name]}
+    assert keys("kd,scratch") == {name: together[name] for name in ("kd", "scratch")}
+
+
+def test_spellings_of_one_method_are_one_member(plan):
+    found = plan("kd+teacher,kd,kd:temperature=4,kd+reffakd,reffakd:gamma=auto")
+    assert [m.method.name for m in found.members] == ["kd", "reffakd"]
+    assert [m.method.name for m in plan(["reffakd", "scratch,kd"]).members] == ["reffakd", "scratch", "kd"]
+
+
+def test_options_and_seeds_are_part_of_a_key(plan):
+    found = plan("dkd,dkd:beta=4,dkd+reffakd,dkd+reffakd:draws=2", seeds="0,5")
+    assert len({m.key for m in found.members}) == 8
+    assert [m.seed for m in found.members] == [0] * 4 + [5] * 4
+    assert len({m.folder for m in found.members}) == 8
+    assert all(m.folder.is_relative_to(found.work_dir) for m in found.members)
+
+
+def test_options_that_a_benchmark_sets_are_part_of_a_key(keys):
+    assert keys("dkd") != keys("dkd", cfg_options={"methods.dkd.beta": 2.0})
+    assert keys("dkd")["dkd"] == keys("dkd:beta=8", cfg_options={"methods.dkd.beta": 2.0})["dkd:beta=8"]
+
+
+def test_a_new_version_of_a_method_is_another_member(keys, monkeypatch):
+    before = keys(METHODS)
+    monkeypatch.setattr(DKD, "version", DKD.version + 1)
+    after = keys(METHODS)
+    assert {name for name in before if before[name] != after[name]} == {"dkd", "dkd+reffakd"}
+
+
+def test_a_new_version_of_a_source_is_another_member_and_another_artifact(plan, monkeypatch):
+    before = plan(METHODS)
+    monkeypatch.setattr(ReffAKD, "version", ReffAKD.version + 1)
+    after = plan(METHODS)
+    changed = {m.method.name for m, n in zip(before.members, after.members, strict=True) if m.key != n.key}
+    assert changed == {"reffakd", "dkd+reffakd"}
+    assert {a.name for a in before.artifacts.values() if a.key not in after.artifacts} == {"autoencoder"}
+
+
+def test_artifacts_are_shared_and_planned_only_where_needed(plan):
+    assert {a.name for a in plan(METHODS, seeds=2).artifacts.values()} == {"teacher", "autoencoder"}
+    assert not plan("scratch,kd+uniform").artifacts
+    assert [a.name for a in plan("reffakd,dkd+reffakd:gamma=1").artifacts.values()] == ["autoencoder"]
+    two = plan("reffakd,reffakd:target=pixels")
+    assert [a.name for a in two.artifacts.values()] == ["autoencoder", "autoencoder"]
+    by_name = {m.method.name: m.artifacts for m in plan(METHODS).members}
+    assert by_name["scratch"] == {}
+    assert set(by_name["dkd"]) == {"teacher"}
+    assert by_name["kd"] == by_name["dkd"]
+
+
+def test_nothing_is_written_by_planning(plan, tmp_path):
+    found = plan(METHODS)
+    assert not (tmp_path / "work").exists()
+    assert found.pending() == list(found.members)
+
+
+def test_all_mistakes_are_told_at_once(plan, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError) as caught:
+        plan("kdd,kd:alpha=2,scratch", seeds="0,0", device="tpu", work_dir=tmp_path / "file")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 5
+    for word in ("kdd", "alpha", "seeds", "device", "work_dir"):
+        assert sum(word in line for line in lines) == 1
+
+
+def test_a_network_that_is_unknown_is_found_before_training(plan):
+    with pytest.raises(UsageError, match=r"there is no model 'lenet'\. Did you mean 'lenet5'"):
+        plan("scratch", cfg_options={"student.network.type": "lenet"})
+    with pytest.raises(UsageError, match=r"there is no model 'resnet19'"):
+        plan("kd", cfg_options={"teacher.network.type": "resnet19"})
+    # Nobody asks for a teacher, so nobody looks at it.
+    plan("scratch,reffakd", cfg_options={"teacher.network.type": "resnet19"})
+
+
+def test_a_teacher_that_nobody_needs_is_remarked_on(plan, tmp_path):
+    given = tmp_path / "nosuch.safetensors"
+    (remark,) = plan("scratch,reffakd", teacher_checkpoint=given).remarks
+    assert "is not used" in remark
+    with pytest.raises(UsageError, match=r"nosuch\.safetensors"):
+        plan("scratch,kd", teacher_checkpoint=given)
+
+
+@pytest.mark.parametrize(
+    ("given", "seeds"),
+    [
+        (1, (0,)),
+        (3, (0, 1, 2)),
+        ("3", (0, 1, 2)),
+        ("0,5", (0, 5)),
+        ("7,", (7,)),
+        (" 2, 1 ", (2, 1)),
+        ([4], (4,)),
+        ((3, 1), (3, 1)),
+        ([2**31 - 1], (2**31 - 1,)),
+        ([np.int64(3)], (3,)),
+        (range(2, 4), (2, 3)),
+    ],
+)
+def test_seeds_are_a_count_or_a_list(given, seeds):
+    assert parse_seeds(given) == seeds
+
+
+@pytest.mark.parametrize(
+    "given",
+    [0, -1, "0", "", ",", "a", "1,a", "1.5", 1.5, None, [], [1, 1], "5,5", [-1], [2**31], [None], [1.5]],
+)
+def test_other_seeds_are_refused(given):
+    with pytest.raises(UsageError, match=r"^kdzoo: seeds must be a count such as 3 .* got "):
+        parse_seeds(given)
+
+
+def test_the_device_is_the_one_asked_for_or_the_best(monkeypatch):
+    assert choose_device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device(None) == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device(None) == torch.device("cuda")
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(UsageError, match="device must be cpu or cuda:0 to cuda:1, got 'cuda:2'"):
+        choose_device("cuda:2")
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "meta", "tpu", "", "cpu0"])
+def test_a_device_that_is_not_here_is_refused(name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match=f"device must be cpu, as torch sees no GPU here, got '{name}'"):
+        choose_device(name)
