@@ -317,14 +317,19 @@ def _recipe(who: str, config: Mapping[str, Any]) -> Recipe:
     recipe = Recipe(
         config["epochs"],
         config["batch_size"],
-        optimizer or {},
-        tuple(_scaled(s, ratio) for s in schedulers or []),
+        optimizer,
+        tuple(_scaled(who, s, ratio) for s in schedulers),
     )
     _check_builds(who, recipe)
     return recipe
 
 
-def _scaled(scheduler: Mapping[str, Any], ratio: float) -> dict[str, Any]:
+def _scaled(who: str, scheduler: Mapping[str, Any], ratio: float) -> dict[str, Any]:
+    for name in _LENGTHS:
+        given = scheduler.get(name, 0)
+        numbers = given if isinstance(given, (list, tuple)) else [given]
+        if not all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers):
+            raise usage(f"{who}, param_scheduler", name, "a number or a list of numbers", given)
     if not scheduler.get("by_epoch", True):
         return dict(scheduler)
 
@@ -337,12 +342,12 @@ def _scaled(scheduler: Mapping[str, Any], ratio: float) -> dict[str, Any]:
 
 
 def _check_builds(who: str, recipe: Recipe) -> None:
-    """Build optimizer and schedule once for a stand-in parameter, so that a wrong word is found before
-    training."""
+    """Run optimizer and schedule over all epochs for a stand-in parameter, so that what is wrong with them is
+    found before training."""
     import torch
     from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
 
-    from kdzoo.training.optimisers import build_optimizer, build_schedulers
+    from kdzoo.training.optimisers import build_optimizer, build_schedulers, replay
 
     kind = recipe.optimizer.get("type")
     if not isinstance(kind, str) or kind not in OPTIMIZERS:
@@ -353,8 +358,12 @@ def _check_builds(who: str, recipe: Recipe) -> None:
             known = sorted(n for n in PARAM_SCHEDULERS.module_dict if "ReduceOnPlateau" not in n)
             raise unknown(who, "param_scheduler", str(name), known)
     try:
-        optimizer = build_optimizer(recipe.optimizer, [torch.nn.Parameter(torch.zeros(1))])
-        build_schedulers(recipe, optimizer, steps=1)
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        optimizer = build_optimizer(recipe.optimizer, [parameter])
+        schedulers = build_schedulers(recipe, optimizer, steps=1)
+        optimizer.update_params(parameter.sum())
+        # Once beyond the last epoch, as mmengine does too.
+        replay(schedulers, optimizer, recipe.epochs, 0, 1)
     except (TypeError, ValueError, AssertionError, KeyError) as error:
         raise UsageError(
             f"{who}: optimizer or schedule cannot be built: {error}. Settings: {asdict(recipe)}."

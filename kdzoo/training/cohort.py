@@ -154,7 +154,7 @@ class Shared:
 
     def watch(self) -> None:
         """Remember the version counter of every shared tensor; in-place operations raise it, without a
-        device sync."""
+        device sync. What goes around torch's own operations (`x.data`, numpy) is not seen."""
         things = {"batch": self._batch, "soft_labels": self._soft_labels, "teacher": self._digests}
         self._versions = [(name, tensor, tensor._version) for name, tensor in _tensors(things)]
 

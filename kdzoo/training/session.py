@@ -73,6 +73,10 @@ class Session:
             StorageError: something could not be written; the last good state is kept.
         """
         pending = self.plan.pending()
+        for member in self.plan.members:
+            # A kill between the record and this leaves checkpoints that nobody needs.
+            if member not in pending and member.position is not None:
+                checkpoint.discard(member.folder)
         if not pending:
             return
         plan, views = self.plan, self.plan.benchmark.views
@@ -228,6 +232,10 @@ class Session:
         return member
 
     def _finish(self, planned: PlannedMember, member: Member, cohort: Cohort) -> None:
+        with self._setting_aside([planned]):
+            self._write(planned, member, cohort)
+
+    def _write(self, planned: PlannedMember, member: Member, cohort: Cohort) -> None:
         """Write the student and, last, its record; from then on the member is done."""
         assert member.distiller is not None
         deployed = member.distiller.deployed(member.network).eval()

@@ -1,0 +1,105 @@
+"""Law 5: who diverges, raises or writes into what is shared is set aside; the others' numbers stay."""
+
+from collections.abc import Callable
+
+import pytest
+from tinyzoo import EPOCHS, Bench, Raising, contents
+
+from kdzoo import cli
+from kdzoo.training.cohort import SharedWriteError
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    return lambda value: monkeypatch.setattr(Raising, "broken", value)
+
+
+@pytest.mark.parametrize("epoch", range(EPOCHS))
+@pytest.mark.parametrize("methods", ["diverging:epoch={},kd,noisy", "kd,scratch,diverging:epoch={},noisy"])
+def test_diverging_member_is_final_and_disturbs_nobody(
+    bench: Bench, together: dict, methods: str, epoch: int
+) -> None:
+    results = bench.run(methods.format(epoch))
+    assert not results.failed
+    found = bench.contents()
+    [name] = [n for n in found if n[0].startswith("diverging")]
+    record, _ = found.pop(name)
+    assert record["status"] == "diverged"
+    assert len(record["epochs"]) == epoch + 1
+    assert record["epochs"][epoch]["train"]["loss"] is None
+    assert len(found) == len(methods.split(",")) - 1
+    assert found == {name: together[name] for name in found}
+
+
+def test_diverged_member_is_not_trained_again_and_is_shown(
+    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nobody is left to train: the rest of the epochs is not run for nobody."""
+    assert cli.main(bench.command("diverging")) == 0
+    assert "diverged" in capsys.readouterr().out
+    monkeypatch.setattr(
+        "kdzoo.training.cohort.Cohort.train_step", lambda *a, **k: pytest.fail("trained again")
+    )
+    assert cli.main(bench.command("diverging")) == 0
+    assert "diverged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("methods", ["raising,kd,noisy", "noisy,kd,raising", "raising:step=0,kd,noisy"])
+def test_raising_member_has_no_record_and_is_tried_again(
+    bench: Bench,
+    together: dict,
+    broken: Callable[[bool], None],
+    capsys: pytest.CaptureFixture[str],
+    methods: str,
+) -> None:
+    assert cli.main(bench.command(methods)) == 1
+    answer = capsys.readouterr()
+    assert "raising" in answer.err
+    assert "ZeroDivisionError: a fault of this method" in answer.err
+    assert "Traceback" in answer.err
+    found = bench.contents()
+    assert found == {name: together[name] for name in (("kd", 0), ("noisy", 0))}
+    records = {p: p.stat().st_mtime_ns for p in (bench.folder / "work").rglob("record.json")}
+
+    assert cli.main(bench.command(methods)) == 1
+    assert "a fault of this method" in capsys.readouterr().err
+    broken(False)
+    assert cli.main(bench.command(methods)) == 0
+    assert len(bench.contents()) == 3
+    assert {p: p.stat().st_mtime_ns for p in records} == records
+    bench.run(methods, work="mended")
+    assert bench.contents() == contents(bench.folder / "mended")
+
+
+WRITERS = [
+    ("writer:into=images", "batch.images"),
+    ("writer:into=labels", "batch.labels"),
+    ("writer:into=digest", "embedding"),
+    ("writer:into=soft_labels+reffakd", "soft_labels"),
+]
+
+
+@pytest.mark.parametrize(("writer", "tensor"), WRITERS)
+@pytest.mark.parametrize("others", ["{},noisy,reffakd,kd,dkd+reffakd", "noisy,reffakd,{},kd,dkd+reffakd"])
+def test_method_that_writes_into_a_shared_tensor_is_named(
+    bench: Bench, together: dict, writer: str, tensor: str, others: str
+) -> None:
+    writer = "writer" if writer == "writer:into=images" else writer
+    results = bench.run(others.format(writer))
+    assert list(results.failed) == [f"{writer}, seed 0"]
+    [fault] = results.failed.values()
+    assert isinstance(fault, SharedWriteError)
+    assert writer in str(fault)
+    assert tensor in str(fault)
+    found = bench.contents()
+    assert len(found) == 4
+    assert found == {name: together[name] for name in found}
+
+
+def test_answer_to_a_writing_method_is_a_line_and_no_traceback(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(bench.command("writer:into=labels,scratch")) == 1
+    answer = capsys.readouterr().err
+    assert "wrote into batch.labels" in answer
+    assert "Traceback" not in answer
