@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import shlex
 import sys
 import traceback
@@ -156,6 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 1 for a fault, 2 for a mistake of the user, 130 for Ctrl-C.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that cannot show a sign such as ± must not end a run.
+        sys.stdout.reconfigure(errors="replace")
     try:
         options = _parser().parse_args(given)
         commands = {"bench": _bench, "leaderboard": _leaderboard, "list": _list}
@@ -197,6 +201,9 @@ def _bench(options: argparse.Namespace, given: list[str]) -> int:
         if options.dry_run:
             print(describe(planned))
             return OK
+        # A record that cannot be read shall be heard of now, not after hours of training.
+        runs = options.work_dir / "runs"
+        read_records([runs] if runs.is_dir() else [])
         try:
             results = execute(
                 planned, threads=options.threads, reporter=choose_reporter(),
@@ -208,7 +215,7 @@ def _bench(options: argparse.Namespace, given: list[str]) -> int:
     if results.records:
         print(f"\n{results.table}")
         page = options.work_dir / "leaderboard.md"
-        write_atomic(page, leaderboard(read_records([options.work_dir / "runs"])).encode())
+        write_atomic(page, leaderboard(read_records([runs])).encode())
         print(f"\nLeaderboard of all records in {options.work_dir}: {page}")
     for name, fault in results.failed.items():
         print(f"\n{name} failed and has no record; the same command tries it again:", file=sys.stderr)
@@ -287,6 +294,9 @@ def _leaderboard(options: argparse.Namespace, given: list[str]) -> int:
     from kdzoo.results.leaderboard import leaderboard, leaderboard_csv, terminal_table
     from kdzoo.results.store import read_records
 
+    for page in (options.output, options.csv):
+        if page is not None and page.is_dir():
+            raise UsageError(f"leaderboard: {page} is a folder. Name a file to write.")
     records = read_records(options.records)
     if not records:
         raise UsageError(

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from kdzoo.checks import StorageError
 
 
@@ -50,3 +52,19 @@ def write_atomic(path: Path, content: bytes) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically: two spaces, keys in their own order, no NaN (which is no JSON)."""
     write_atomic(path, (json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+def open_lock(folder: Path) -> FileLock:
+    """Give the lock of a folder, not yet acquired; the folder is made. It dies with its process.
+
+    Raises:
+        StorageError: the folder cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".lock").touch()
+    except OSError as error:
+        raise StorageError(
+            f"cannot write in {folder}: {error.strerror or error}. Choose another --work-dir."
+        ) from error
+    return FileLock(folder / ".lock")

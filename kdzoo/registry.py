@@ -3,15 +3,17 @@ takes."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mmengine.registry import Registry as MMRegistry
 
-from kdzoo.checks import UsageError, unknown
+from kdzoo.checks import UsageError, unknown, usage
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -53,6 +55,8 @@ class Registry(MMRegistry):  # type: ignore[misc]
             UsageError: there is none; the message has the nearest names.
         """
         self.import_from_location()
+        if not isinstance(name, str):
+            raise usage(who, self.name, "a name", name)
         if name not in self._module_dict:
             raise unknown(who, self.name, name, self.names())
         return self._module_dict[name]
@@ -68,6 +72,23 @@ def _place(thing: Any) -> str:
         return f"{inspect.getsourcefile(thing)}:{inspect.getsourcelines(thing)[1]}"
     except (OSError, TypeError):
         return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def plug_in(thing: Any) -> str | None:
+    """Hash the file that defines a thing from outside kdzoo: a changed plug-in must not pass for the old one.
+
+    Args:
+        thing: a registered class or function.
+
+    Returns:
+        SHA-256 in hexadecimal; None for what is kdzoo's own (it has versions) or has no file.
+    """
+    if thing.__module__.partition(".")[0] == "kdzoo":
+        return None
+    try:
+        return hashlib.sha256(Path(inspect.getsourcefile(thing) or "").read_bytes()).hexdigest()
+    except (OSError, TypeError):
+        return None
 
 
 def import_modules(package: str, path: list[str]) -> None:

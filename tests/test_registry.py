@@ -84,3 +84,17 @@ def test_a_new_file_registers_itself():
     import_modules(kdzoo.distillers.__name__, list(kdzoo.distillers.__path__))
     assert "newcomer" in DISTILLERS.names()
     assert DISTILLERS.find("newcomer").__module__ == "kdzoo.distillers.newcomer"
+
+
+def test_what_comes_from_outside_is_known_by_its_file():
+    from hashlib import sha256
+    from pathlib import Path
+
+    from kdzoo.distillers.kd import KD
+    from kdzoo.registry import plug_in
+
+    class Mine:
+        pass
+
+    assert plug_in(KD) is None
+    assert plug_in(Mine) == sha256(Path(__file__).read_bytes()).hexdigest()

@@ -20,19 +20,16 @@ from kdzoo.registry import DISTILLERS
 
 def target_or_not(log_probs: Tensor, is_target: Tensor) -> Tensor:
     """Give the log-probabilities [N, 2] of "the target class" and "any other" (the paper's b)."""
-    target, others = (
-        log_probs.masked_fill(~is_target, -torch.inf),
-        log_probs.masked_fill(is_target, -torch.inf),
-    )
+    target = log_probs.masked_fill(~is_target, -torch.inf)
+    others = log_probs.masked_fill(is_target, -torch.inf)
     return torch.stack([target.logsumexp(dim=-1), others.logsumexp(dim=-1)], dim=-1)
 
 
 def among_others(log_probs: Tensor, is_target: Tensor) -> Tensor:
     """Give the log-probabilities [N, K] among the other classes (the paper's p-hat); -inf at the target.
 
-    Exact at any size of logits: the target is masked in log space rather than lowered by a constant. A
-        target that
-    holds all probability leaves no distribution, and the row is -inf throughout.
+    Exact at any size of logits: the target is masked in log space rather than lowered by a constant. A target
+    that holds all probability leaves no distribution, and the row is -inf throughout.
     """
     others = log_probs.masked_fill(is_target, -torch.inf)
     total = others.logsumexp(dim=-1, keepdim=True)
@@ -64,10 +61,8 @@ def dkd_loss(
     Source: Zhao et al. 2022, eq. 7; T^2 as in the authors' code.
     """
     is_target = labels[:, None] == torch.arange(student_logits.shape[-1], device=labels.device)
-    soft, log_probs = (
-        soft_labels.log_probs(temperature),
-        torch.log_softmax(student_logits / temperature, dim=-1),
-    )
+    soft = soft_labels.log_probs(temperature)
+    log_probs = torch.log_softmax(student_logits / temperature, dim=-1)
     tckd = kl_divergence(target_or_not(soft, is_target), target_or_not(log_probs, is_target))
     nckd = kl_divergence(among_others(soft, is_target), among_others(log_probs, is_target))
     return temperature**2 * (alpha * tckd + beta * nckd)
@@ -83,8 +78,7 @@ class DKD(Distiller):
         beta: weight of NCKD. Default: the paper's for most CIFAR-100 pairs.
         warmup: epochs over which the term's weight rises as min((epoch + 1) / warmup, 1); 0 is none.
             Default: the authors' code, 20 of 240; benchmarks of other lengths than 200 and 240 epochs take a
-                tenth of
-            theirs.
+            tenth of theirs.
     """
 
     needs = frozenset({"soft_labels"})

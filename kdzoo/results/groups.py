@@ -9,11 +9,10 @@ from functools import cached_property
 from typing import Any
 
 from kdzoo.keys import fingerprint
+from kdzoo.methods import TABLE8
 from kdzoo.results.record import Record
 from kdzoo.results.statistics import Summary, summarise, surely_positive
 from kdzoo.results.store import merge
-
-TABLE8 = ("at", "kd", "fitnet", "kdsvd", "pkt", "rkd", "dkd", "dkd+reffakd", "reffakd")
 
 PROTOCOL = (
     *("data", "student", "epochs", "batch_size", "optimizer"),
@@ -132,13 +131,14 @@ class Group:
 
     @cached_property
     def ahead(self) -> Row | None:
-        """The method that beats every other beyond seed noise (paired by seed, 95 %), none that diverged."""
-        finished = [row for row in self.methods if row.done]
+        """The method that beats all others and scratch beyond seed noise (paired by seed, 95 %), none that
+        diverged."""
+        finished = [row for row in self.rows if row.done]
         if not self.comparable:
             return None
         best = max(finished, key=lambda row: row.over_seeds("last").mean or 0.0)
         beaten = (surely_positive(_differences(best, other)) for other in finished if other is not best)
-        return best if not best.diverged and all(beaten) else None
+        return best if best in self.methods and not best.diverged and all(beaten) else None
 
 
 def _differences(row: Row, other: Row) -> list[float]:

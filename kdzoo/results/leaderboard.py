@@ -13,7 +13,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from kdzoo.results.groups import QUANTITIES, SMALL_TEST_SET, TABLE8, Group, Row, group, teachers
+from kdzoo.methods import TABLE8
+from kdzoo.results.groups import QUANTITIES, SMALL_TEST_SET, Group, Row, group, teachers
 from kdzoo.results.record import Record
 from kdzoo.results.statistics import Summary
 from kdzoo.results.words import ascii_only, crop, listed, markdown, spreadsheet, words

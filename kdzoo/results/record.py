@@ -203,7 +203,12 @@ class Record:
         """The epoch whose loss was not finite, or else the one that was not finished; None if done."""
         if self.status == "done":
             return None
-        lost = (e["epoch"] for e in self.epochs if any(v is None for v in plain(e["train"]).values()))
+        parts = ("train", "test", "validation")
+        lost = (
+            epoch["epoch"]
+            for epoch in plain(self.epochs)
+            if any(value is None for part in parts for value in epoch.get(part, {}).values())
+        )
         return next(lost, self.epochs[-1]["epoch"] + 1 if self.epochs else 1)
 
 

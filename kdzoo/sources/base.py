@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdzoo.checks import checked, options_of
-from kdzoo.outputs import Batch, ModelOutput, SoftLabels
+from kdzoo.outputs import Batch, ModelOutput, Setting, SoftLabels
 from kdzoo.registry import SOURCES
 
 
@@ -100,6 +100,16 @@ class Source:
                 self.options = values
 
             cls.__init__ = checked_init  # type: ignore[method-assign, assignment]
+
+    def check(self, setting: Setting) -> None:
+        """Refuse data or networks that the source cannot work with, before anything is trained.
+
+        Args:
+            setting: shapes, classes, and the training labels.
+
+        Raises:
+            UsageError: in one clear sentence.
+        """
 
     def fit(self, workshop: Workshop) -> None:
         """Make ready for a run, before its first step; called again on every start, so it must be

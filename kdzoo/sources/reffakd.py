@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kdzoo.checks import Count, Interval, NonNegative, UsageError
 from kdzoo.data.order import draw_per_class
-from kdzoo.outputs import Batch, SoftLabels, probabilities
+from kdzoo.outputs import Batch, Setting, SoftLabels, probabilities
 from kdzoo.registry import SOURCES
 from kdzoo.sources.base import Source, Workshop
 
@@ -118,6 +118,16 @@ class ReffAKD(Source):
         self.draws = draws
         self.views = views
         self.target = target
+
+    def check(self, setting: Setting) -> None:
+        """Refuse classes with fewer than two training images: similarity inside a class takes a pair."""
+        counts = torch.bincount(setting.labels, minlength=setting.classes)
+        if int(counts.min()) < 2:
+            lonely = (counts < 2).nonzero().flatten().tolist()
+            raise UsageError(
+                f"reffakd: every class needs two training images or more, classes {lonely} have fewer. "
+                "Add images, or lower --val-fraction."
+            )
 
     def fit(self, workshop: Workshop) -> None:
         """Train the autoencoder, or fetch it, and turn its embeddings into one row of soft labels per

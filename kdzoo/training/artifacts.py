@@ -12,14 +12,15 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from torch import Tensor, nn
 
 from kdzoo.checks import KdzooError, UsageError
 from kdzoo.data.pipeline import Pipeline
-from kdzoo.files import write_atomic, write_json
+from kdzoo.files import open_lock, write_atomic, write_json
 from kdzoo.keys import fingerprint, key
 from kdzoo.models import build_model
+from kdzoo.registry import MODELS, plug_in
 from kdzoo.training import checkpoint
 from kdzoo.training.benchmark import Section
 from kdzoo.training.cohort import Cohort
@@ -127,9 +128,17 @@ def artifact_settings(
         source: name, version and options of the source whose loss trains it; None for a classifier.
     """
     return {
-        "artifact": name, "seed": SEED, "network": section.network, "options": dict(section.options),
+        "artifact": name, "seed": SEED, **described_network(section),
         "recipe": plain_recipe(section), "data": dict(data), "precision": precision, "source": source,
     }  # fmt: skip
+
+
+def described_network(section: Section) -> dict[str, Any]:
+    """Name a section's network, its options and, for one that a plug-in brings, the hash of its file."""
+    file = plug_in(MODELS.find(section.network))
+    return {"network": section.network, "options": dict(section.options)} | (
+        {"plug_in": file} if file else {}
+    )
 
 
 def plain_recipe(section: Section) -> dict[str, Any]:
@@ -152,8 +161,7 @@ def checkpoint_settings(
     except OSError as error:
         raise UsageError(f"--teacher-checkpoint: {path} cannot be read: {error.strerror}.") from error
     return {
-        "artifact": "teacher", "checkpoint": digest, "network": section.network,
-        "options": dict(section.options),
+        "artifact": "teacher", "checkpoint": digest, **described_network(section),
         "data": dict(data), "precision": precision,
     }  # fmt: skip
 
@@ -195,8 +203,7 @@ class Foundry:
             return self.made[plan.key]
         if plan.key in self._faults:
             raise self._faults[plan.key]
-        plan.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(plan.folder / ".lock")
+        lock = open_lock(plan.folder)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -230,6 +237,7 @@ class Foundry:
         return artifact
 
     def _create(self, plan: ArtifactPlan, objective: Objective) -> Artifact:
+        (plan.folder / "outputs.safetensors").unlink(missing_ok=True)
         network = plan.build().to(self.device)
         member = Member(plan.name, network, objective, build_optimizer(plan.section.recipe.optimizer,
         network.parameters()),
@@ -301,7 +309,12 @@ class Foundry:
             except Exception:
                 self.reporter.message(f"{path} is damaged; its content is made again")
         if any(len(artifact.outputs.get(s, ())) != len(images) for s, images in self.splits.items()):
-            artifact.outputs = {s: observe([member], images)[0] for s, images in self.splits.items()}
+            observed = {split: observe([member], images)[0] for split, images in self.splits.items()}
+            if member.fault is not None:
+                raise KdzooError(
+                    f"{artifact.plan.name}: it cannot be evaluated: {member.fault}"
+                ) from member.fault
+            artifact.outputs = {split: values for split, values in observed.items() if values is not None}
             artifact.network.eval()
             kept = {k: v.cpu().contiguous() for k, v in artifact.outputs.items()}
             write_atomic(path, safetensors.torch.save(kept))

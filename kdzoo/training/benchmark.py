@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +19,8 @@ from kdzoo.methods import Defaults
 from kdzoo.registry import DISTILLERS, SOURCES, Registry
 
 PRECISIONS = ("float32", "bf16")
+# What a record may hold.
+MOST_EPOCHS, LONGEST_NAME = 100_000, 200
 
 _TOP = ("data", "views", "student", "teacher", "recipe", "methods", "sources")
 _RECIPE = ("epochs", "batch_size", "optimizer", "param_scheduler", "schedule_epochs")
@@ -197,6 +200,12 @@ def load_benchmark(
                 f"{who}: config entry 'data' must name a data set, as in data = dict(type='digits')."
             )
     problems.raise_all()
+    try:
+        json.dumps(config, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"{who}: its config must hold finite numbers, texts, lists and dicts: {error}."
+        ) from error
     data = dict(config["data"])
     return Benchmark(
         name=name,
@@ -224,6 +233,8 @@ def _read(benchmark: str, options: Mapping[str, Any]) -> dict[str, Any]:
         config = Config.fromfile(str(path))
     except Exception as error:
         raise UsageError(f"benchmark {benchmark!r}: its config cannot be read: {error}") from error
+    if len(path.stem) > LONGEST_NAME:
+        raise usage("benchmark", "the config's name", f"at most {LONGEST_NAME} characters", path.stem)
     changes: dict[str, Any] = {}
     for name, value in options.items():
         *parents, last = name.split(".")
@@ -301,6 +312,9 @@ def _recipe(who: str, config: Mapping[str, Any]) -> Recipe:
             value = config.get(key)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise usage(who, key, "an integer of at least 1", value)
+        with problems:
+            if key == "epochs" and isinstance(value, int) and value > MOST_EPOCHS:
+                raise usage(who, key, f"at most {MOST_EPOCHS}", value)
     problems.raise_all()
     optimizer, schedulers = config.get("optimizer"), config.get("param_scheduler") or []
     schedulers = [schedulers] if isinstance(schedulers, dict) else schedulers
@@ -318,7 +332,12 @@ def _recipe(who: str, config: Mapping[str, Any]) -> Recipe:
         config["epochs"],
         config["batch_size"],
         optimizer,
-        tuple(_scaled(who, s, ratio) for s in schedulers),
+        # What scales to nothing, such as a warm-up of 5 in 200 epochs when there is only 1, is left out.
+        tuple(
+            s
+            for s in (_scaled(who, s, ratio) for s in schedulers)
+            if s.get("begin", 0) < s.get("end", math.inf)
+        ),
     )
     _check_builds(who, recipe)
     return recipe

@@ -74,7 +74,7 @@ def classification_metrics(logits: Tensor, labels: Tensor, reference: Tensor | N
 
 
 @torch.no_grad()
-def observe(members: list[Member], images: Pipeline) -> list[Tensor]:
+def observe(members: list[Member], images: Pipeline) -> list[Tensor | None]:
     """Pass every image once through all members.
 
     Args:
@@ -82,25 +82,31 @@ def observe(members: list[Member], images: Pipeline) -> list[Tensor]:
         images: the split to evaluate on.
 
     Returns:
-        For each member what its objective keeps of all images, on the device.
+        For each member what its objective keeps of all images, on the device; None for one that failed.
     """
     kept: list[list[Tensor]] = [[] for _ in members]
     for member in members:
         member.train_mode(False)
     for chunk, labels in images.chunks(CHUNK):
         for member, own in zip(members, kept, strict=True):
-            began = time.perf_counter()
-            own.append(member.objective.observe(member.network, chunk, labels))
-            member.seconds += time.perf_counter() - began
-    for member in members:
+            if member.fault is None:
+                began = time.perf_counter()
+                with member.setting_aside():
+                    # Copies, because a network may write into its input.
+                    own.append(member.objective.observe(member.network, chunk.clone(), labels.clone()))
+                member.seconds += time.perf_counter() - began
+    whole: list[Tensor | None] = [None] * len(members)
+    for place, (member, own) in enumerate(zip(members, kept, strict=True)):
         member.train_mode(True)
-    return [torch.cat(own) for own in kept]
+        with member.setting_aside():
+            whole[place] = None if member.fault else torch.cat(own)
+    return whole
 
 
 def evaluate(
     members: list[Member], splits: Mapping[str, Pipeline], references: Mapping[str, Tensor]
 ) -> list[dict[str, dict[str, Any]]]:
-    """Judge all members on every split.
+    """Judge all members on every split; one that raises has failed.
 
     Args:
         members: the ones still in training.
@@ -113,6 +119,8 @@ def evaluate(
     found: list[dict[str, dict[str, Any]]] = [{} for _ in members]
     for split, images in splits.items():
         for member, results, observed in zip(members, found, observe(members, images), strict=True):
-            reference = references.get(split) if member.uses_teacher else None
-            results[split] = member.objective.metrics(observed, images.labels, reference)
+            if observed is not None:
+                reference = references.get(split) if member.uses_teacher else None
+                with member.setting_aside():
+                    results[split] = member.objective.metrics(observed, images.labels, reference)
     return found

@@ -175,22 +175,21 @@ class CohortHook(Hook):  # type: ignore[misc]
     def after_train_epoch(self, runner: Runner) -> None:
         """Judge every member, let go of those that diverged, and keep a checkpoint of the rest."""
         members = self._cohort.active
-        rates = {m.name: m.optimizer.get_lr()["lr"][0] for m in members}
         trained = [m.training_means() for m in members]
-        for member, train_metrics, judged in zip(
-            members, trained, evaluate(members, self._training.splits, self._training.references), strict=True
-        ):
-            member.epochs.append(
-                {"epoch": runner.epoch + 1, "lr": rates[member.name], "train": train_metrics, **judged}
-            )
-            numbers = [*train_metrics.values(), *(v for split in judged.values() for v in split.values())]
+        judged = evaluate(members, self._training.splits, self._training.references)
+        seconds = time.monotonic() - self._epoch_began
+        self._cohort.wall += seconds
+        self._cohort.epochs_run += 1
+        for member, train_metrics, metrics in zip(members, trained, judged, strict=True):
+            if member.fault is not None:
+                continue
+            rate = member.optimizer.get_lr()["lr"][0]
+            member.epochs.append({"epoch": runner.epoch + 1, "lr": rate, "train": train_metrics, **metrics})
+            numbers = [*train_metrics.values(), *(v for split in metrics.values() for v in split.values())]
             if any(v is None for v in numbers):
                 member.status = "diverged"
                 self._training.on_diverged(member)
         self._save(Position(runner.epoch + 1, 0))
-        seconds = time.monotonic() - self._epoch_began
-        self._cohort.wall += seconds
-        self._cohort.epochs_run += 1
         self._training.reporter.epoch(runner.epoch, self._cohort.members, seconds)
         # The loop must not go on for nobody.
         runner.train_loop.stop_training = not self._cohort.active
@@ -201,12 +200,18 @@ class CohortHook(Hook):  # type: ignore[misc]
 
     def _save(self, position: Position) -> None:
         for member in self._cohort.active:
-            checkpoint.save(member, self._training.folders[member.name], position)
+            with member.setting_aside():
+                checkpoint.save(member, self._training.folders[member.name], position)
         self._saved = time.monotonic()
 
 
 class _Runner(Runner):  # type: ignore[misc]
     """mmengine's Runner without what it does to the process: no seeding, no files, no moving of the model."""
+
+    def setup_env(self, env_cfg: dict[str, Any]) -> None:
+        """Leave the process alone: mmengine would choose a start method for processes and raise limits."""
+        self._timestamp = time.strftime("%Y%m%d_%H%M%S")
+        self._rank, self._world_size = 0, 1
 
     def set_randomness(
         self, seed: int | None, diff_rank_seed: bool = False, deterministic: bool = False

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
+from kdzoo.checks import StorageError
 from kdzoo.distillers.base import Distiller
 from kdzoo.functional.divergences import cross_entropy
 from kdzoo.keys import key
@@ -151,6 +153,16 @@ class Member:
     def distiller(self) -> Distiller | None:
         """The method that the member trains under; None for an artifact with a loss of its own."""
         return self.objective.distiller
+
+    @contextmanager
+    def setting_aside(self) -> Iterator[None]:
+        """Note what is raised as this member's fault, and let the others go on; a full disk ends all."""
+        try:
+            yield
+        except StorageError:
+            raise
+        except Exception as error:
+            self.status, self.fault = "failed", self.fault or error
 
     def train_mode(self, training: bool) -> None:
         """Switch network and distiller between training and evaluation."""

@@ -20,7 +20,7 @@ from kdzoo.keys import fingerprint
 from kdzoo.methods import Method, expand, listed, resolve
 from kdzoo.models import build_model, output_shapes
 from kdzoo.outputs import Setting, Shapes
-from kdzoo.registry import DISTILLERS, SOURCES
+from kdzoo.registry import DISTILLERS, SOURCES, plug_in
 from kdzoo.results.record import Record
 from kdzoo.results.store import read_record, run_folder
 from kdzoo.sources import Source, build_source
@@ -28,6 +28,7 @@ from kdzoo.training.artifacts import (
     ArtifactPlan,
     artifact_settings,
     checkpoint_settings,
+    described_network,
     fitting_weights,
     plain_recipe,
 )
@@ -172,7 +173,8 @@ def make_plan(
             load_dataset(benchmark.data, data_root, benchmark.data_options), benchmark.val_fraction
         )
     problems.raise_all()
-    assert data is not None
+    if data is None:
+        raise UsageError(f"data set {benchmark.data}: it gave no data.")
     return _keyed(benchmark, data, chosen, run_seeds, work_dir, where, data_root, teacher_checkpoint)
 
 
@@ -189,7 +191,7 @@ def _keyed(
     }
     protocol = {
         "data": seen,
-        "student": {"network": benchmark.student.network, "options": dict(benchmark.student.options)},
+        "student": described_network(benchmark.student),
         "recipe": plain_recipe(benchmark.student),
         "precision": benchmark.precision,
         "val_fraction": benchmark.val_fraction,
@@ -231,8 +233,8 @@ def _named(benchmark: Benchmark, protocol: Mapping[str, Any]) -> dict[str, str]:
 def _member(plan: Plan, method: Method, seed: int, artifacts: Mapping[str, str]) -> PlannedMember:
     key = fingerprint(
         {
-            "protocol": plan.protocol["hash"], "seed": seed, "artifacts": dict(artifacts),
-            "method": method_settings(method),
+            "benchmark": plan.benchmark.name, "protocol": plan.protocol["hash"], "seed": seed,
+            "name": method.name, "method": method_settings(method), "artifacts": dict(artifacts),
         }
     )  # fmt: skip
     folder = run_folder(
@@ -251,6 +253,7 @@ def method_settings(method: Method) -> dict[str, Any]:
     """Give a resolved method as records keep it."""
     distiller: type[Distiller] = DISTILLERS.find(method.distiller)
     source: type[Source] | None = SOURCES.find(method.source) if method.source else None
+    files = {"plug_in": plug_in(distiller), "source_plug_in": plug_in(source) if source else None}
     return {
         "distiller": method.distiller,
         "options": dict(method.options),
@@ -258,6 +261,7 @@ def method_settings(method: Method) -> dict[str, Any]:
         "source": method.source,
         "source_options": dict(method.source_options) if method.source else None,
         "source_version": source.version if source else None,
+        **{name: digest for name, digest in files.items() if digest},
     }
 
 
@@ -298,11 +302,14 @@ def artifact_plans(
             else checkpoint_settings(section, given, seen, benchmark.precision)
         )
         found["teacher"] = planned("teacher", settings, given)
-    source: type[Source] | None = SOURCES.find(method.source) if method.source else None
-    for name in source.trains if source else ():
-        assert source is not None
+    if method.source is None:
+        return found
+    source: type[Source] = SOURCES.find(method.source)
+    for name in source.trains:
         shaping = {option: method.source_options[option] for option in source.train_options}
         maker = {"name": method.source, "version": source.version, "options": shaping}
+        if file := plug_in(source):
+            maker["plug_in"] = file
         found[name] = planned(
             name, artifact_settings(name, benchmark.section(name), seen, benchmark.precision, maker)
         )
@@ -337,11 +344,19 @@ def _check_pairs(plan: Plan) -> None:
     # Trained parts of a method draw their initial weights: planning leaves the generator where it was.
     with torch.random.fork_rng(devices=[]), problems:
         setting = setting_of(plan, any(needs_teacher(m) for m in plan.methods))
+        for role, shapes in (("student", setting.student), ("teacher", setting.teacher)):
+            if shapes is not None and shapes.logits != (setting.classes,):
+                section = plan.benchmark.student if role == "student" else plan.benchmark.section(role)
+                with problems:
+                    raise UsageError(
+                        f"benchmark {plan.benchmark.name!r}: its {role} must be a classifier with "
+                        f"{setting.classes} logits, got {section.network!r}. Choose another network."
+                    )
         for method in plan.methods:
             with problems:
                 build_distiller(method.distiller, setting, method.options)
                 if method.source is not None:
-                    build_source(method.source, method.source_options)
+                    build_source(method.source, method.source_options).check(setting)
                     for name in SOURCES.find(method.source).trains:
                         section = plan.benchmark.section(name)
                         with torch.device("meta"):

@@ -12,7 +12,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from torch import Tensor
 
 from kdzoo.checks import StorageError
@@ -20,7 +20,7 @@ from kdzoo.data import Split
 from kdzoo.data.pipeline import Pipeline
 from kdzoo.data.views import resize
 from kdzoo.distillers import build_distiller
-from kdzoo.files import write_atomic
+from kdzoo.files import open_lock, write_atomic
 from kdzoo.keys import key
 from kdzoo.models import count_parameters
 from kdzoo.models.base import flops
@@ -147,8 +147,7 @@ class Session:
                     self._run_cohort(cohort, position)
 
     def _locked(self, member: PlannedMember, held: ExitStack, *, wait: bool) -> bool:
-        member.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(member.folder / ".lock")
+        lock = open_lock(member.folder)
         try:
             lock.acquire(timeout=-1 if wait else 0)
         except Timeout:
@@ -174,7 +173,7 @@ class Session:
         folders = {p.method.name: p.folder for p in planned}
         start = resume(list(members.values()), folders, self.reporter.message) if position != START else START
         by_name = {p.method.name: p for p in planned}
-        cohort = Cohort(list(members.values()), images, recipe.epochs, shared, sources)
+        cohort = Cohort(list(members.values()), images, recipe.epochs, shared, sources, seed)
         train(cohort, Training(
             title=f"{plan.benchmark.name}, seed {seed}", recipe=recipe, splits=self._judged,
             reporter=self.reporter, folders=folders, references=teacher.outputs if teacher else {},
@@ -205,6 +204,7 @@ class Session:
             if name is None or member.method.source is None or name in sources:
                 continue
             with self._setting_aside([member]):
+                torch.manual_seed(key(member.seed, "fit", name))
                 source = build_source(member.method.source, member.method.source_options)
                 own = {n: plan.artifacts[k] for n, k in member.artifacts.items() if n in source.trains}
                 source.fit(RunWorkshop(
@@ -237,8 +237,8 @@ class Session:
 
     def _write(self, planned: PlannedMember, member: Member, cohort: Cohort) -> None:
         """Write the student and, last, its record; from then on the member is done."""
-        assert member.distiller is not None
-        deployed = member.distiller.deployed(member.network).eval()
+        distiller = member.distiller
+        deployed = (member.network if distiller is None else distiller.deployed(member.network)).eval()
         weights = {k: v.detach().cpu().contiguous().clone() for k, v in deployed.state_dict().items()}
         write_atomic(planned.folder / "student.safetensors", safetensors.torch.save(weights))
         plan = self.plan
@@ -297,13 +297,13 @@ class Session:
 
     def _timing(self, member: Member, cohort: Cohort) -> dict[str, Any]:
         """Give seconds: on a CPU what was measured around the member's own work, on a GPU its share of the
-        whole."""
-        epochs = max(1, len(member.epochs))
-        members = len(cohort.members)
+        cohort's time in this start; None where this start finished no epoch."""
+        members, epochs = len(cohort.members), cohort.epochs_run
         measured = self.plan.device.type == "cpu"
+        share = cohort.wall / epochs / members if epochs else None
         return {
-            "seconds_per_epoch": member.seconds / epochs if measured else cohort.wall / epochs / members,
-            "shared_seconds_per_epoch": cohort.seconds / max(1, cohort.epochs_run),
+            "seconds_per_epoch": member.seconds / len(member.epochs) if measured else share,
+            "shared_seconds_per_epoch": cohort.seconds / epochs if epochs else None,
             "basis": "measured around the member" if measured else "share of the cohort's time",
             "members": members,
         }

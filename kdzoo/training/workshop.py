@@ -65,7 +65,9 @@ class RunWorkshop:
             raise ValueError(
                 f"a source that trains {name!r} must declare it in trains, which has {list(self._plans)}"
             )
-        return self._foundry.make(self._plans[name], OwnLoss(loss, self._precision)).network
+        # What the source draws afterwards must not depend on whether this one was trained or only read.
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            return self._foundry.make(self._plans[name], OwnLoss(loss, self._precision)).network
 
     def key(self, purpose: str, *place: int) -> int:
         """Give the run's key for a draw."""

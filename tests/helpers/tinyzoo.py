@@ -19,9 +19,10 @@ from kdzoo import api
 from kdzoo.checks import Count, Natural
 from kdzoo.data import Dataset, Split
 from kdzoo.distillers import Distiller
-from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, Setting
-from kdzoo.registry import DATASETS, DISTILLERS, MODELS
+from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, Setting, SoftLabels, probabilities
+from kdzoo.registry import DATASETS, DISTILLERS, MODELS, SOURCES
 from kdzoo.results.record import Record
+from kdzoo.sources.base import Source, Workshop
 
 CONFIG = """
 data = dict(type="tiny")
@@ -187,11 +188,88 @@ class Writer(Distiller):
         return {"writer": student.logits.square().mean()}
 
 
+class Careless(Distiller):
+    """Writes into the teacher's output, or draws, while its digest is made."""
+
+    needs = frozenset({"embedding", "soft_labels"})
+    digest_options = ("act",)
+
+    def __init__(self, *, act: Literal["write", "draw"] = "write") -> None:
+        super().__init__()
+        self.act = act
+
+    def digest(self, teacher: ModelOutput) -> dict[str, Tensor]:
+        if self.act == "write":
+            teacher.logits.mul_(0)
+            return {}
+        return {"noise": torch.rand_like(teacher.embedding)}
+
+    def forward(
+        self, student: ModelOutput, guide: Guide, batch: Batch, progress: Progress
+    ) -> dict[str, Tensor]:
+        noise = guide.teacher.get("noise", torch.ones(1))
+        return {"careless": student.logits.square().mean() * noise.mean()}
+
+
+class Deployed(Distiller):
+    """Its deployed network misbehaves when it is judged."""
+
+    def __init__(self, *, act: Literal["write", "raise", "shape"] = "write") -> None:
+        super().__init__()
+        self.act = act
+
+    def forward(
+        self, student: ModelOutput, guide: Guide, batch: Batch, progress: Progress
+    ) -> dict[str, Tensor]:
+        return {}
+
+    def deployed(self, student: nn.Module) -> nn.Module:
+        act = self.act
+
+        class Judged(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.student = student
+
+            def forward(self, images: Tensor) -> ModelOutput:
+                if act == "raise":
+                    raise ZeroDivisionError("a fault of what is judged")
+                if act == "shape":
+                    return ModelOutput(torch.zeros(()))
+                output = self.student(images.clone())
+                images.zero_()
+                return output
+
+        return Judged()
+
+
+class Rough(Source):
+    """A source that writes into the batch, draws unkeyed numbers, or fails."""
+
+    def __init__(self, *, act: Literal["write", "draw", "fail", "inference"] = "write") -> None:
+        self.act = act
+
+    def fit(self, workshop: Workshop) -> None:
+        if self.act == "fail":
+            raise ZeroDivisionError("a fault of this source")
+        self._classes, self._first = workshop.num_classes, torch.rand(())
+
+    def __call__(self, batch: Batch) -> SoftLabels:
+        if self.act == "write":
+            batch.images.mul_(0.3)
+        with torch.inference_mode(self.act == "inference"):
+            values = torch.rand(len(batch.labels), self._classes) + self._first
+            return probabilities(values / values.sum(dim=1, keepdim=True))
+
+
 THINGS = (
+    (SOURCES, "rough", Rough),
     (DATASETS, "tiny", tiny_data),
     (MODELS, "tiny_student", TinyStudent),
     (MODELS, "untouchable", untouchable),
     *((DISTILLERS, cls.__name__.lower(), cls) for cls in (Noisy, Spy, Meddler, Diverging, Raising, Writer)),
+    (DISTILLERS, "careless", Careless),
+    (DISTILLERS, "deployed", Deployed),
 )
 
 

@@ -103,3 +103,53 @@ def test_answer_to_a_writing_method_is_a_line_and_no_traceback(
     answer = capsys.readouterr().err
     assert "wrote into batch.labels" in answer
     assert "Traceback" not in answer
+
+
+@pytest.mark.parametrize(
+    ("culprit", "tensor"),
+    [("kd+rough", "batch.images"), ("dkd+rough:act=write", "batch.images"), ("careless", "teacher.logits")],
+)
+@pytest.mark.parametrize("order", ["{},kd,scratch", "scratch,kd,{}"])
+def test_source_or_digest_that_writes_is_named(
+    bench: Bench, together: dict, culprit: str, tensor: str, order: str
+) -> None:
+    results = bench.run(order.format(culprit))
+    [(name, fault)] = results.failed.items()
+    assert name.startswith(culprit.split(":")[0])
+    assert isinstance(fault, SharedWriteError)
+    assert tensor in str(fault)
+    found = bench.contents()
+    assert found == {(method, 0): together[method, 0] for method in ("kd", "scratch")}
+
+
+@pytest.mark.parametrize("act", ["raise", "shape"])
+def test_member_that_fails_when_it_is_judged_takes_nobody_along(
+    bench: Bench, together: dict, act: str
+) -> None:
+    results = bench.run(f"deployed:act={act},scratch,noisy")
+    assert list(results.failed) == [f"deployed:act={act}, seed 0"]
+    assert bench.contents() == {(method, 0): together[method, 0] for method in ("scratch", "noisy")}
+
+
+def test_network_that_writes_into_test_images_changes_nobody(bench: Bench, together: dict) -> None:
+    assert not bench.run("deployed,scratch").failed
+    assert bench.contents()["scratch", 0] == together["scratch", 0]
+
+
+def test_source_that_fails_takes_only_its_members_along(bench: Bench, together: dict) -> None:
+    results = bench.run("kd+rough:act=fail,dkd+rough:act=fail,reffakd,kd")
+    assert list(results.failed) == ["kd+rough:act=fail, seed 0", "dkd+rough:act=fail, seed 0"]
+    assert "a fault of this source" in str(results)
+    assert bench.contents() == {(method, 0): together[method, 0] for method in ("reffakd", "kd")}
+
+
+def test_teacher_that_diverges_takes_only_its_members_along(bench: Bench, together: dict) -> None:
+    options = {"cfg_options": {"teacher.recipe.optimizer.lr": 1e30}}
+    results = bench.run("kd,scratch,dkd,reffakd", **options)
+    assert sorted(results.failed) == ["dkd, seed 0", "kd, seed 0"]
+    assert all("diverged" in str(fault) for fault in results.failed.values())
+    assert bench.contents() == {(method, 0): together[method, 0] for method in ("scratch", "reffakd")}
+
+
+def test_soft_labels_made_in_inference_mode_are_taken(bench: Bench) -> None:
+    assert not bench.run("kd+rough:act=inference").failed

@@ -1,6 +1,8 @@
 """Law 2: every draw is a function of what it is for; global generators do not matter and stay."""
 
+import multiprocessing
 import random
+import resource
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -146,3 +148,30 @@ def test_views_of_a_sample_do_not_depend_on_batch_size_or_method(
         found.append(torch.cat([b.images for b in batches]))
     assert len(found[0]) == EPOCHS * 40
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("method", ["kd+rough:act=draw", "careless:act=draw"])
+def test_draws_of_sources_and_digests_are_keyed(bench: Bench, method: str) -> None:
+    torch.manual_seed(1)
+    bench.run(f"{method},kd", work="first")
+    torch.manual_seed(2)
+    bench.run(f"scratch,kd,{method}", work="second")
+    first, second = bench.contents("first"), bench.contents("second")
+    assert first == {name: second[name] for name in first}
+
+
+def test_precision_of_products_in_the_callers_process_does_not_matter(bench: Bench, together: dict) -> None:
+    torch.set_float32_matmul_precision("medium")
+    try:
+        bench.run("kd,noisy")
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert bench.contents() == {(name, 0): together[name, 0] for name in ("kd", "noisy")}
+
+
+def test_process_is_left_as_it_was(bench: Bench) -> None:
+    before = multiprocessing.get_start_method(allow_none=True), resource.getrlimit(resource.RLIMIT_NOFILE)
+    bench.run("scratch")
+    after = multiprocessing.get_start_method(allow_none=True), resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert after == before

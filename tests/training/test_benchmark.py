@@ -271,3 +271,18 @@ def test_assignments_become_entries():
     for wrong in ("a", "=3"):
         with pytest.raises(UsageError, match=r"^cfg-options: must be name=value, .*, got "):
             parse_cfg_options([wrong])
+
+
+def test_a_warm_up_that_scales_to_nothing_is_left_out():
+    schedule = [
+        {"type": "LinearLR", "start_factor": 0.1, "begin": 0, "end": 5},
+        {"type": "CosineAnnealingLR", "T_max": 195, "begin": 5, "end": 200},
+    ]
+    recipe = load_benchmark(
+        "digits", epochs=1, cfg_options={"recipe.param_scheduler": schedule}
+    ).student.recipe
+    assert [s["type"] for s in recipe.param_scheduler] == ["LinearLR"]
+    longer = load_benchmark(
+        "digits", epochs=40, cfg_options={"recipe.param_scheduler": schedule}
+    ).student.recipe
+    assert [(s["begin"], s["end"]) for s in longer.param_scheduler] == [(0, 1), (1, 40)]

@@ -1,3 +1,4 @@
+import contextlib
 import math
 from types import SimpleNamespace
 
@@ -89,6 +90,8 @@ class FakeMember:
     def __init__(self, factor: float, uses_teacher: bool) -> None:
         self.network, self.uses_teacher, self.seconds = factor, uses_teacher, 0.0
         self.objective = self
+        self.fault = None
+        self.setting_aside = contextlib.nullcontext
         self.modes: list[bool] = []
         self.judged: list[object] = []
 

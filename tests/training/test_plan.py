@@ -115,7 +115,11 @@ def test_options_and_seeds_are_part_of_a_key(plan):
 
 def test_options_that_a_benchmark_sets_are_part_of_a_key(keys):
     assert keys("dkd") != keys("dkd", cfg_options={"methods.dkd.beta": 2.0})
-    assert keys("dkd")["dkd"] == keys("dkd:beta=8", cfg_options={"methods.dkd.beta": 2.0})["dkd:beta=8"]
+
+
+def test_names_are_part_of_a_key(keys):
+    # Records say benchmark and method by name: two names under one key would contradict each other.
+    assert keys("dkd")["dkd"] != keys("dkd:beta=8", cfg_options={"methods.dkd.beta": 2.0})["dkd:beta=8"]
 
 
 def test_a_new_version_of_a_method_is_another_member(keys, monkeypatch):
@@ -225,3 +229,13 @@ def test_a_device_that_is_not_here_is_refused(name, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError, match=f"device must be cpu, as torch sees no GPU here, got '{name}'"):
         choose_device(name)
+
+
+def test_a_changed_plug_in_is_another_member(keys, monkeypatch):
+    before = keys("scratch,kd")
+    monkeypatch.setattr(
+        "kdzoo.training.plan.plug_in", lambda thing: "f" * 64 if thing.__name__ == "KD" else None
+    )
+    after = keys("scratch,kd")
+    assert after["kd"] != before["kd"]
+    assert after["scratch"] == before["scratch"]

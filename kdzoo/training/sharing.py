@@ -1,0 +1,128 @@
+"""What the members of a cohort share in one step, made once each, and watched: nobody may write into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdzoo.checks import KdzooError
+from kdzoo.outputs import Batch, Guide, ModelOutput, SoftLabels
+from kdzoo.sources.base import Source
+from kdzoo.training.member import Member
+from kdzoo.training.networks import SharedTeacher
+
+
+class Shared:
+    """A batch, and the soft labels and digests that members need for it.
+
+    Args:
+        batch: the step's images and labels.
+        teacher: runs once for the batch, if at all.
+        sources: of soft labels, by name.
+        draws: seeds whatever a source or a digest draws, so that nothing depends on who asked before.
+
+    Attributes:
+        guides: what each member gets.
+    """
+
+    def __init__(
+        self, batch: Batch, teacher: SharedTeacher | None, sources: Mapping[str, Source], draws: int
+    ) -> None:
+        self.guides: dict[Member, Guide] = {}
+        self._batch = batch
+        self._teacher = teacher
+        self._sources = sources
+        self._draws = draws
+        self._soft_labels: dict[str, SoftLabels] = {}
+        self._digests: dict[Any, dict[str, Tensor]] = {}
+        self._versions: dict[int, tuple[str, Tensor, int]] = {}
+        self._watch("batch", batch)
+
+    def batch_of(self, member: Member) -> Batch:
+        """Give the batch as far as the member's method declares that it needs it."""
+        distiller = member.distiller
+        indices = distiller is not None and "indices" in distiller.needs
+        return self._batch if indices else self._batch._replace(indices=None)
+
+    def add(self, member: Member) -> None:
+        """Make the member's guide, or find its parts already made for another."""
+        distiller, digest = member.distiller, {}
+        soft_labels: Any = None
+        if member.source is not None:
+            soft_labels = self._soft_labels_of(member.source)
+        if distiller is not None and distiller.needs_teacher():
+            # Members share a digest if the same function makes it from the same options and fields.
+            options = tuple((name, distiller.options[name]) for name in distiller.digest_options)
+            key = (type(distiller).digest, options, distiller.needs)
+            if key not in self._digests:
+                teacher = self._teacher_output()
+                torch.manual_seed(self._draws)
+                self._digests[key] = distiller.digest(teacher)
+                self._watch("teacher", self._digests[key])
+            digest = self._digests[key]
+        self.guides[member] = Guide(soft_labels, dict(digest))
+
+    def _soft_labels_of(self, source: str) -> SoftLabels:
+        if source not in self._soft_labels:
+            if "teacher" in self._sources[source].needs:
+                self._teacher_output()
+            torch.manual_seed(self._draws)
+            self._soft_labels[source] = self._sources[source](self._batch)
+            self._watch("soft_labels", self._soft_labels[source])
+        return self._soft_labels[source]
+
+    def _teacher_output(self) -> ModelOutput:
+        if self._teacher is None:
+            raise ValueError("a method that reads a teacher must declare it in needs")
+        output = self._teacher(self._batch)
+        self._watch("teacher", output)
+        return output
+
+    def _watch(self, name: str, thing: Any) -> None:
+        """Remember the version counters of tensors that are new; in-place operations raise them, without a
+        device sync. What goes around torch's own operations (`x.data`, numpy) is not seen."""
+        for label, tensor in _tensors(thing, name):
+            # Tensors made under inference_mode refuse in-place operations outside of it by themselves.
+            if not tensor.is_inference():
+                self._versions.setdefault(id(tensor), (label, tensor, tensor._version))
+
+    def written(self) -> list[str]:
+        """Name the shared tensors that somebody has written into."""
+        return [name for name, tensor, version in self._versions.values() if tensor._version != version]
+
+
+class SharedWriteError(KdzooError):
+    """A method wrote into what it shares with the others.
+
+    Args:
+        method: its canonical name.
+        written: the tensors, by name.
+    """
+
+    def __init__(self, method: str, written: list[str]) -> None:
+        super().__init__(
+            f"method {method!r} wrote into {', '.join(written)}, which all methods of the cohort share. "
+            "Work on a copy: use x + y in place of x += y, or x.clone() first."
+        )
+
+
+def _tensors(thing: Any, name: str, seen: frozenset[int] = frozenset()) -> Iterator[tuple[str, Tensor]]:
+    """Find the tensors in a thing; attributes too, as soft labels are whatever a source made them."""
+    if isinstance(thing, Tensor):
+        yield name, thing
+        return
+    if isinstance(thing, tuple) and hasattr(thing, "_asdict"):
+        parts = thing._asdict()
+    elif isinstance(thing, (tuple, list)):
+        parts = dict(enumerate(thing))
+    elif isinstance(thing, dict):
+        parts = thing
+    else:
+        parts = {key.lstrip("_"): value for key, value in getattr(thing, "__dict__", {}).items()}
+    if id(thing) in seen or isinstance(thing, nn.Module):
+        return
+    for key, value in parts.items():
+        yield from _tensors(value, f"{name}.{key}", seen | {id(thing)})
