@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from filelock import Timeout
@@ -306,7 +307,7 @@ class Foundry:
                 artifact.outputs = {
                     k: v.to(self.device) for k, v in safetensors.torch.load_file(path).items()
                 }
-            except Exception:
+            except (OSError, ValueError, safetensors.SafetensorError):
                 self.reporter.message(f"{path} is damaged; its content is made again")
         if any(len(artifact.outputs.get(s, ())) != len(images) for s, images in self.splits.items()):
             observed = {split: observe([member], images)[0] for split, images in self.splits.items()}

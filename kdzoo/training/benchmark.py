@@ -145,27 +145,8 @@ def load_benchmark(
     config = _read(benchmark, cfg_options or {})
     name = Path(benchmark).stem
     who = f"benchmark {name!r}"
+    _check_entries(who, config, precision, val_fraction)
     problems = Problems()
-    for key, value in config.items():
-        with problems:
-            if key not in _TOP and not (isinstance(value, dict) and "network" in value):
-                raise unknown(who, "config entry", key, [*_TOP, "autoencoder"])
-    for key in ("data", "student", "recipe"):
-        with problems:
-            if not isinstance(config.get(key), dict):
-                raise usage(who, f"config entry {key!r}", "a dict", config.get(key))
-    with problems:
-        if precision not in PRECISIONS:
-            raise usage("kdzoo", "precision", " or ".join(PRECISIONS), precision)
-    with problems:
-        if (
-            isinstance(val_fraction, bool)
-            or not isinstance(val_fraction, (int, float))
-            or not 0 <= val_fraction < 1
-        ):
-            raise usage("kdzoo", "val_fraction", "a number in [0, 1)", val_fraction)
-    problems.raise_all()
-
     wanted: dict[str, int | None] = {"student": epochs, **(section_epochs or {})}
     sections: dict[str, Section] = {}
     if {"epochs", "batch_size", "schedule_epochs"} <= set(config["recipe"]):
@@ -219,6 +200,30 @@ def load_benchmark(
         methods=config.get("methods", {}),
         sources=config.get("sources", {}),
     )
+
+
+def _check_entries(who: str, config: Mapping[str, Any], precision: str, val_fraction: float) -> None:
+    """Check what a config has at its top, and what holds for all of its sections."""
+    problems = Problems()
+    for key, value in config.items():
+        with problems:
+            if key not in _TOP and not (isinstance(value, dict) and "network" in value):
+                raise unknown(who, "config entry", key, [*_TOP, "autoencoder"])
+    for key in ("data", "student", "recipe"):
+        with problems:
+            if not isinstance(config.get(key), dict):
+                raise usage(who, f"config entry {key!r}", "a dict", config.get(key))
+    with problems:
+        if precision not in PRECISIONS:
+            raise usage("kdzoo", "precision", " or ".join(PRECISIONS), precision)
+    with problems:
+        if (
+            isinstance(val_fraction, bool)
+            or not isinstance(val_fraction, (int, float))
+            or not 0 <= val_fraction < 1
+        ):
+            raise usage("kdzoo", "val_fraction", "a number in [0, 1)", val_fraction)
+    problems.raise_all()
 
 
 def _read(benchmark: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -276,13 +276,14 @@ THINGS = (
 @contextlib.contextmanager
 def registered() -> Iterator[None]:
     """Register all of this for a while."""
-    for registry, name, thing in THINGS:
-        registry.names()
+    # Whoever registered first takes back: a session's fixture may be made inside a module's.
+    mine = [entry for entry in THINGS if entry[1] not in entry[0].names()]
+    for registry, name, thing in mine:
         registry.register(name)(thing)
     try:
         yield
     finally:
-        for registry, name, _ in THINGS:
+        for registry, name, _ in mine:
             registry._module_dict.pop(name)
 
 
