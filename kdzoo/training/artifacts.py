@@ -377,7 +377,7 @@ def resume(
     Returns:
         The position; the start if they share none.
     """
-    shared = set.intersection(*(set(checkpoint.usable(folders[m.name], say)) for m in members))
+    shared = set.intersection(*(set(checkpoint.usable(folders[m.name], m.name, say)) for m in members))
     position = max(shared, default=checkpoint.START)
     for member in members:
         if position != checkpoint.START:

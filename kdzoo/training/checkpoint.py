@@ -102,17 +102,23 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise DamagedCheckpoint(f"checkpoint {path} is damaged and passed over: {error}") from error
 
 
-def usable(folder: Path, say: Callable[[str], None]) -> list[Position]:
+def usable(folder: Path, name: str, say: Callable[[str], None]) -> list[Position]:
     """List the positions at which a folder has checkpoints that can be read, the newest first.
 
     Args:
         folder: a member's or an artifact's.
+        name: whose they must be.
         say: is told of each that cannot.
     """
     sound = []
     for position in positions(folder):
         try:
-            _read(_path(folder, position))
+            path = _path(folder, position)
+            owner = _read(path)[0].get("name")
+            if owner != name:
+                raise DamagedCheckpoint(
+                    f"checkpoint {path} is damaged and passed over: it is of {owner!r}, not {name!r}"
+                )
             sound.append(position)
         except DamagedCheckpoint as error:
             say(str(error))

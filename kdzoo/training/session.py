@@ -326,7 +326,8 @@ def grouped(members: list[PlannedMember], reporter: Reporter) -> dict[Position, 
     Returns:
         Cohorts by the position to start from; those that meanwhile got a record are left out.
     """
-    kept = {m.key: checkpoint.usable(m.folder, reporter.message) for m in members if m.record() is None}
+    say = reporter.message
+    kept = {m.key: checkpoint.usable(m.folder, m.method.name, say) for m in members if m.record() is None}
     left = [m for m in members if m.key in kept]
     found: dict[Position, list[PlannedMember]] = {}
     while left:

@@ -230,7 +230,7 @@ def test_position_of_a_cohort_is_the_newest_that_all_share(bench: Bench, same: C
     assert len(bench.contents()) == 2
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "foreign notes"])
+@pytest.mark.parametrize("damage", ["cut", "another member's", "empty", "garbage", "foreign notes"])
 def test_damaged_checkpoint_falls_back_to_the_one_before(
     bench: Bench, same: Callable[..., None], damage: str
 ) -> None:
@@ -243,7 +243,9 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(
     folder = next((bench.folder / "work").glob("runs/*/*/0/kd*"))
     newest = folder / "checkpoint-000002-00000000.safetensors"
     content = newest.read_bytes()
+    other = next((bench.folder / "work").glob("runs/*/*/0/scratch*")) / newest.name
     newest.write_bytes({
+        "another member's": other.read_bytes(),
         "cut": content[: len(content) // 2], "empty": b"", "garbage": b"\x80\x05garbage" * 100,
         "foreign notes": content.replace(b'\\"name\\"', b'\\"nome"\\'),
     }[damage])  # fmt: skip
