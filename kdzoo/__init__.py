@@ -12,13 +12,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kdzoo.api import Results, plan, run
+    from kdzoo.api import Results, build_distiller, plan, run
     from kdzoo.checks import KdzooError, UsageError
+    from kdzoo.models import build_model
+    from kdzoo.outputs import ModelOutput, probabilities, scores
 
 __version__ = "0.1.0"
-__all__ = ["KdzooError", "Results", "UsageError", "__version__", "plan", "run"]
+__all__ = [
+    "KdzooError",
+    "ModelOutput",
+    "Results",
+    "UsageError",
+    "__version__",
+    "build_distiller",
+    "build_model",
+    "plan",
+    "probabilities",
+    "run",
+    "scores",
+]
 
-_HOMES = {"Results": "api", "plan": "api", "run": "api", "KdzooError": "checks", "UsageError": "checks"}
+_HOMES = {
+    **dict.fromkeys(("Results", "build_distiller", "plan", "run"), "api"),
+    **dict.fromkeys(("KdzooError", "UsageError"), "checks"),
+    "build_model": "models",
+    **dict.fromkeys(("ModelOutput", "probabilities", "scores"), "outputs"),
+}
 
 
 def __getattr__(name: str) -> Any:

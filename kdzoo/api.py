@@ -7,10 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdzoo.checks import KdzooError
+import torch
+from torch import Tensor, nn
+
+from kdzoo import distillers
+from kdzoo.checks import KdzooError, UsageError
+from kdzoo.distillers import Distiller
+from kdzoo.models.base import outputs_of
+from kdzoo.outputs import Batch, Setting, shapes_of
+from kdzoo.registry import DISTILLERS
 from kdzoo.results.leaderboard import leaderboard, plain_rows, terminal_table
 from kdzoo.results.record import Record
+from kdzoo.sources.base import ClassSource
 from kdzoo.training.benchmark import load_benchmark
+from kdzoo.training.evaluation import CHUNK
 from kdzoo.training.plan import Plan, make_plan
 from kdzoo.training.reporter import Reporter, choose_reporter
 from kdzoo.training.runtime import runtime
@@ -149,4 +159,90 @@ def execute(
     return Results(tuple(r for r in records if r is not None), session.failed)
 
 
-__all__ = ["KdzooError", "Results", "execute", "plan", "run"]
+def soft_labels(
+    source: str, *, temperature: float = 4.0, seed: int = 0, threads: int | None = None, **options: Any
+) -> Tensor:
+    """Make the soft labels of a source, for a training loop of your own or to look at them.
+
+    What the source needs (an autoencoder, a teacher) is trained, or fetched if a run has trained it before.
+
+    Args:
+        source: a name of `kdzoo list sources` with its options, for example "reffakd:gamma=auto".
+        temperature: divides scores, such as a teacher's; probabilities stay as they are.
+        seed: of the run, which draws the images.
+        threads: CPU threads; None leaves torch's choice.
+        options: as `plan` takes them: benchmark, data_root, work_dir, device, cae_epochs, ...
+
+    Returns:
+        Probabilities on the CPU: [K, K], a row for each class, where the source knows no more of an image
+        than its class; else [N, K], a row for each training image as it is, without augmentation.
+
+    Raises:
+        UsageError: all that is wrong, a line each.
+        KdzooError: an artifact could not be trained.
+    """
+    planned = plan(methods=[f"kd+{source}"], seeds=[seed], **options)
+    (member,) = planned.members
+    with runtime(planned.device, threads):
+        made, images = Session(planned, Reporter(), "kdzoo.soft_labels").ready_source(member)
+        if isinstance(made, ClassSource):
+            return made.class_rows.cpu()
+        rows, everything = [], torch.arange(len(images), device=planned.device)
+        with torch.no_grad():
+            for part in torch.split(everything, CHUNK):
+                batch = Batch(images.clean(part.cpu()), images.labels[part], part)
+                rows.append(made(batch).log_probs(temperature).exp())
+        return torch.cat(rows).cpu()
+
+
+def build_distiller(
+    name: str | type[Distiller],
+    student: nn.Module,
+    teacher: nn.Module | None = None,
+    example_input: Tensor | None = None,
+    *,
+    labels: Tensor | None = None,
+    **options: Any,
+) -> Distiller:
+    """Build a distiller for two networks of your own, for a training loop of your own: see `Distiller.loss`.
+
+    Both networks run once on the example, in evaluation mode, and are left as they were. Networks return a
+    `kdzoo.ModelOutput` with the fields that the method needs; for a method of soft labels alone, logits will
+    do. Trained parts of the method (FitNet's regressor) draw their weights from torch's default generator.
+
+    Args:
+        name: a name of `kdzoo list methods`, or a class.
+        student: the network that will be trained.
+        teacher: the network that guides it; None where the method needs none.
+        example_input: [N, C, H, W], images as both networks take them, on their device.
+        labels: [M] class numbers of the training set, for a method that reads them before training.
+        options: of the method.
+
+    Returns:
+        A module on the student's device. Give its parameters to the optimizer, too.
+
+    Raises:
+        UsageError: an unknown name or option, or a pair of networks that the method cannot take.
+    """
+    if example_input is None:
+        raise UsageError("build_distiller: example_input must be a batch of images, got None.")
+    of_student = outputs_of(student, example_input)
+    of_teacher = None if teacher is None else outputs_of(teacher, example_input)
+    who, cls = (name, DISTILLERS.find(name)) if isinstance(name, str) else (name.__name__, name)
+    classes = of_student.logits.shape[-1]
+    if of_teacher is not None and "soft_labels" in cls.needs and of_teacher.logits.shape[-1] != classes:
+        raise UsageError(
+            f"{who}: student and teacher must have the same classes, got {classes} and "
+            f"{of_teacher.logits.shape[-1]}. Choose a teacher for the student's classes."
+        )
+    setting = Setting(
+        student=shapes_of(of_student),
+        teacher=None if of_teacher is None else shapes_of(of_teacher),  # type: ignore[arg-type]
+        teacher_head=getattr(teacher, "classifier", None),
+        classes=classes,
+        labels=torch.empty(0, dtype=torch.int64) if labels is None else labels,
+    )
+    return distillers.build_distiller(name, setting, options).to(of_student.logits.device)
+
+
+__all__ = ["KdzooError", "Results", "build_distiller", "execute", "plan", "run", "soft_labels"]

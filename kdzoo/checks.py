@@ -8,6 +8,7 @@ An option is a keyword-only argument. Its annotation says what it accepts, so a 
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import math
 import re
@@ -97,7 +98,8 @@ Natural = Annotated[int, Interval(low=0)]
 
 @dataclass(frozen=True)
 class Option:
-    """A keyword argument that a user may set: name, what it accepts, default, and a line of documentation."""
+    """A keyword argument that a user may set, or must where it is required: name, what it accepts, default
+    (None where it is required), and a line of documentation."""
 
     name: str
     kinds: tuple[type, ...]
@@ -105,6 +107,7 @@ class Option:
     interval: Interval | None
     default: Any
     doc: str = ""
+    required: bool = False
 
     @property
     def accepted(self) -> str:
@@ -156,7 +159,8 @@ def options_of(target: type | Callable[..., Any]) -> dict[str, Option]:
     """Read the options off a signature: keyword-only arguments, their annotations and their docstring's Args.
 
     Args:
-        target: a class (its `__init__`) or a function.
+        target: a class (its `__init__`, documented there or at the class, or at one that it inherits from) or
+            a function.
 
     Returns:
         The options by name, in declared order.
@@ -164,13 +168,19 @@ def options_of(target: type | Callable[..., Any]) -> dict[str, Option]:
     function: Any = vars(target).get("__init__") or target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
     function = inspect.unwrap(function)
     hints = typing.get_type_hints(function, include_extras=True)
-    documented = _documented(inspect.getdoc(target) or "") | _documented(inspect.getdoc(function) or "")
+    things: list[Any] = [function]
+    if isinstance(target, type):
+        things = [thing for cls in reversed(target.__mro__) for thing in (cls, vars(cls).get("__init__"))]
+    documented: dict[str, str] = {}
+    for thing in things:
+        documented |= _documented(inspect.cleandoc(thing.__doc__ or ""))
     found = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY:
             kinds, choices, interval = _accepts(hints.get(name, str))
-            default = None if parameter.default is parameter.empty else parameter.default
-            found[name] = Option(name, kinds, choices, interval, default, documented.get(name, ""))
+            required = parameter.default is parameter.empty
+            default = None if required else parameter.default
+            found[name] = Option(name, kinds, choices, interval, default, documented.get(name, ""), required)
     return found
 
 
@@ -200,19 +210,23 @@ def _documented(docstring: str) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in entries}
 
 
-def checked(who: str, options: Mapping[str, Option], given: Mapping[str, object]) -> dict[str, Any]:
+def checked(
+    who: str, options: Mapping[str, Option], given: Mapping[str, object], *, partly: bool = False
+) -> dict[str, Any]:
     """Check given options and fill in the defaults.
 
     Args:
         who: whose options they are, for the message.
         options: what there is (`options_of`).
         given: names and values; values may be texts.
+        partly: whether required options may still be missing, as in the defaults of a benchmark.
 
     Returns:
-        A value for every option, in declared order.
+        A value for every option, in declared order; what is missing is left out.
 
     Raises:
-        UsageError: an unknown name (with its nearest matches) or a value out of range; all of them at once.
+        UsageError: an unknown name (with its nearest matches), a value out of range, or none for a required
+            option; all of them at once.
     """
     problems = Problems()
     for name in given:
@@ -224,6 +238,34 @@ def checked(who: str, options: Mapping[str, Option], given: Mapping[str, object]
     values = {}
     for name, option in options.items():
         with problems:
-            values[name] = option.parse(who, given[name]) if name in given else option.default
+            if name in given:
+                values[name] = option.parse(who, given[name])
+            elif not option.required:
+                values[name] = option.default
+            elif not partly:
+                raise UsageError(f"{who}: option {name!r} must be given: {option.accepted}.")
     problems.raise_all()
     return values
+
+
+def check_options_of(cls: type) -> None:
+    """Let a class check its options: wrap the `__init__` that it declares, if it declares one.
+
+    Keyword-only arguments are options: checked before the body runs, and kept as `self.options`. Positional
+    ones, such as sizes, are passed on as they are.
+
+    Args:
+        cls: a class that is just being made (`__init_subclass__`).
+    """
+    if "__init__" not in vars(cls):
+        return
+    declared: Any = vars(cls)["__init__"]
+
+    @functools.wraps(declared)
+    def checked_init(self: Any, *sized: Any, **given: Any) -> None:
+        # Those of the class that declares them: one that inherits it may pass on a part of its own.
+        values = checked(type(self).__name__, options_of(cls), given)
+        declared(self, *sized, **values)
+        self.options = values
+
+    cls.__init__ = checked_init  # type: ignore[misc]

@@ -49,11 +49,15 @@ def _page(name: str, thing: Any) -> str:
     facts = [["paper", getattr(thing, "paper", "")], ["version", getattr(thing, "version", "")]]
     if hasattr(thing, "needs"):
         facts.append(["needs", ", ".join(sorted(thing.needs)) or "nothing"])
-    if getattr(thing, "trains", ()):
-        facts.append(["trains", ", ".join(thing.trains)])
+    for what in ("trains", "builds"):
+        if getattr(thing, what, ()):
+            facts.append([what, ", ".join(getattr(thing, what))])
+    if getattr(thing, "follows", ""):
+        facts.append(["follows", f"{thing.follows}, in what a benchmark sets for it"])
     rows = [[k, v] for k, v in facts if v != ""]
     for option in options_of(thing).values():
-        rows.append([option.name, f"default {option.default}; {option.accepted}"])
+        usual = "required" if option.required else f"default {option.default}"
+        rows.append([option.name, f"{usual}; {option.accepted}"])
         if option.doc:
             rows.append(["", option.doc])
     table = tabulate(rows, tablefmt="plain", maxcolwidths=[None, 88])

@@ -9,13 +9,16 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from kdzoo.checks import Problems, UsageError, checked, options_of, unknown
+from kdzoo.checks import Problems, UsageError, checked, options_of, unknown, usage
 
 # Doshi and Kim 2024, Table 8, from left to right, behind the teacher and the student on its own.
 TABLE8 = ("at", "kd", "fitnet", "kdsvd", "pkt", "rkd", "dkd", "dkd+reffakd", "reffakd")
+
+# Of a canonical spelling, in characters: more no record takes.
+LONGEST = 1000
 
 _PART = re.compile(r"[A-Za-z_][\w.-]*(:[A-Za-z_]\w*=[^:]*)*")
 # A plus sign before a digit belongs to a number such as 1e+3.
@@ -40,6 +43,7 @@ class Method:
         options: all options of the distiller.
         source: registered name of the source of soft labels, None where the method uses none.
         source_options: all options of the source.
+        source_content: what the source reads beside them, such as the hash of a file; empty until planned.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Method:
     options: Mapping[str, Any]
     source: str | None
     source_options: Mapping[str, Any]
+    source_content: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -126,23 +131,30 @@ def resolve(text: str, defaults: Defaults) -> Method:
     source = source or Part("teacher", {})
     with problems:
         kind = SOURCES.find(source.name, who)
-        usual_source = _usual(kind, {}, defaults.sources.get(source.name, {}), who)
-        source_options = checked(who, options_of(kind), {**usual_source, **source.options})
+        known = options_of(kind)
+        followed = defaults.sources.get(kind.follows, {})
+        inherited = {option: value for option, value in followed.items() if option in known}
+        usual_source = _usual(kind, inherited, defaults.sources.get(source.name, {}), who)
+        source_options = checked(who, known, {**usual_source, **source.options})
     problems.raise_all()
     spelled_source = _spelled(source.name, source_options, usual_source)
     if kind.shorthand == name:
         name = spelled_source
     elif spelled_source != "teacher":
         name = f"{name}+{spelled_source}"
+    if len(name) > LONGEST:
+        who = f"method {distiller.name}+{source.name}"
+        raise usage(who, "its canonical spelling", f"at most {LONGEST} characters", len(name))
     return Method(name, distiller.name, options, source.name, source_options)
 
 
 def _usual(target: type, scaled: Mapping[str, Any], config: Mapping[str, Any], who: str) -> dict[str, Any]:
-    return checked(who, options_of(target), {**scaled, **config})
+    """Give the options where the user is silent; one that is required may be missing."""
+    return checked(who, options_of(target), {**scaled, **config}, partly=True)
 
 
 def _spelled(name: str, options: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
-    return ":".join([name, *(f"{k}={_text(v)}" for k, v in options.items() if v != usual[k])])
+    return ":".join([name, *(f"{k}={_text(v)}" for k, v in options.items() if (k, v) not in usual.items())])
 
 
 def _text(value: Any) -> str:
@@ -156,8 +168,9 @@ def _why_no_source(distiller: str, source: str, needs: frozenset[str]) -> str:
 
     takes = [n for n in DISTILLERS.names() if "soft_labels" in DISTILLERS.find(n).needs]
     what = f"reads the teacher's {' and '.join(sorted(needs))}" if needs else "learns from the labels alone"
-    advice = " or ".join(f"{n}+{source}" for n in takes)
-    return f"{distiller!r} {what} and takes no soft labels. Write {distiller}, or {advice}."
+    advice = " or ".join(f"{n}+{source}" for n in takes[:3])
+    more = f" (or with {', '.join(takes[3:])})" if takes[3:] else ""
+    return f"{distiller!r} {what} and takes no soft labels. Write {distiller}, or {advice}{more}."
 
 
 def _shorthands() -> list[str]:
@@ -168,29 +181,36 @@ def _shorthands() -> list[str]:
 
 def universe() -> list[str]:
     """List every spelling without options that there is: each distiller, and each logit distiller with each
-    source."""
-    from kdzoo.registry import DISTILLERS, SOURCES
+    source. What has options that must be given has no such spelling."""
+    from kdzoo.registry import DISTILLERS
 
-    names = list(DISTILLERS.names())
-    for distiller in DISTILLERS.names():
+    names = _complete(DISTILLERS)
+    for distiller in _complete(DISTILLERS):
         if "soft_labels" in DISTILLERS.find(distiller).needs:
-            for source in SOURCES.names():
-                if source != "teacher":
-                    shorthand = SOURCES.find(source).shorthand == distiller
-                    names.append(source if shorthand else f"{distiller}+{source}")
+            names += _with_sources(distiller)
     return names
+
+
+def _complete(registry: Any) -> list[str]:
+    """List what a registry has that works without any option given."""
+    return [n for n in registry.names() if not any(o.required for o in options_of(registry.find(n)).values())]
+
+
+def _with_sources(distiller: str) -> list[str]:
+    """List the spellings of a distiller with each source other than its teacher."""
+    from kdzoo.registry import SOURCES
+
+    sources = [s for s in _complete(SOURCES) if s != "teacher"]
+    return [s if SOURCES.find(s).shorthand == distiller else f"{distiller}+{s}" for s in sources]
 
 
 def groups() -> dict[str, list[str]]:
     """Give the words that stand for several methods, and what each of them expands to."""
-    from kdzoo.registry import DISTILLERS, SOURCES
+    from kdzoo.registry import DISTILLERS
 
     everything = universe()
     table8 = [m for m in TABLE8 if m in everything]
-    under_kd = [
-        s if SOURCES.find(s).shorthand == "kd" else f"kd+{s}" for s in SOURCES.names() if s != "teacher"
-    ]
-    all_methods = ["scratch", *table8, *DISTILLERS.names(), *under_kd]
+    all_methods = ["scratch", *table8, *_complete(DISTILLERS), *_with_sources("kd")]
     return {"table8": ["scratch", *table8], "all": list(dict.fromkeys(all_methods))}
 
 
@@ -235,6 +255,8 @@ def expand(methods: str | Sequence[str]) -> list[str]:
 
 
 def _expanded(word: str, named: Mapping[str, Iterable[str]]) -> list[str]:
+    from kdzoo.registry import DISTILLERS, SOURCES
+
     if word in named:
         return list(named[word])
     if any(sign in word for sign in "*?["):
@@ -244,6 +266,10 @@ def _expanded(word: str, named: Mapping[str, Iterable[str]]) -> list[str]:
             m for m, text in long.items() if fnmatch.fnmatchcase(m, word) or fnmatch.fnmatchcase(text, word)
         ]
         if not matching:
-            raise UsageError(f"methods: nothing matches {word!r}. There are: {', '.join(long)}.")
+            # Not every spelling: each distiller of soft labels with each source is a page of them.
+            raise UsageError(
+                f"methods: nothing matches {word!r}. There are: {', '.join(_complete(DISTILLERS))}; and with "
+                f"sources of soft labels, as in kd+reffakd: {', '.join(_complete(SOURCES))}."
+            )
         return matching
     return [word]

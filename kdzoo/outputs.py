@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -75,13 +75,15 @@ class Progress(NamedTuple):
 
 
 class Shapes(NamedTuple):
-    """The shapes of a ModelOutput for one image (no batch dimension); None where the network gives
-    nothing."""
+    """The shapes of a ModelOutput for one image (no batch dimension); None where the network gives nothing.
 
-    logits: tuple[int, ...] | None
-    embedding: tuple[int, ...] | None
-    stages: tuple[tuple[int, ...], ...] | None
-    preactivations: tuple[tuple[int, ...], ...] | None
+    The types leave None out, as `ModelOutput`'s do.
+    """
+
+    logits: tuple[int, ...]
+    embedding: tuple[int, ...]
+    stages: tuple[tuple[int, ...], ...]
+    preactivations: tuple[tuple[int, ...], ...]
 
 
 class Setting(NamedTuple):
@@ -93,25 +95,71 @@ class Setting(NamedTuple):
         teacher_head: the teacher's classifier, None where it has none or nobody needs it.
         classes: number of classes K.
         labels: [N] int64, the training labels.
+        positions: [N] int64, where their images stood in the data set as it was loaded; None where nothing
+            was taken off it.
+        loaded: training images of the data set as it was loaded; None for as many as labels.
     """
 
     student: Shapes
-    teacher: Shapes | None
+    teacher: Shapes
     teacher_head: torch.nn.Module | None
     classes: int
     labels: Tensor
+    positions: Tensor | None = None
+    loaded: int | None = None
 
 
 def shapes_of(output: ModelOutput) -> Shapes:
     """Give the shapes of one image's output, without the batch dimension."""
+    return Shapes(*mapped(output, lambda tensor: tuple(tensor.shape[1:])))
 
-    def one(tensor: Tensor | None) -> tuple[int, ...] | None:
-        return None if tensor is None else tuple(tensor.shape[1:])
 
-    def many(tensors: tuple[Tensor, ...] | None) -> tuple[tuple[int, ...], ...] | None:
-        return None if tensors is None else tuple(tuple(t.shape[1:]) for t in tensors)
+def as_output(returned: ModelOutput | Tensor) -> ModelOutput:
+    """Take what a network returned as a `ModelOutput`; a bare tensor is its logits.
 
-    return Shapes(one(output.logits), one(output.embedding), many(output.stages), many(output.preactivations))
+    Args:
+        returned: a `ModelOutput`, or [N, K] logits.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if isinstance(returned, Tensor):
+        return ModelOutput(returned)
+    if not isinstance(returned, ModelOutput):
+        raise usage(
+            "kdzoo", "a network's output", "a kdzoo.ModelOutput or a tensor of logits [N, K]",
+            type(returned).__name__,
+        )  # fmt: skip
+    return returned
+
+
+def widened(output: ModelOutput) -> ModelOutput:
+    """Give an output in float32 where it is in bfloat16 or float16, because losses lose too much there."""
+    return ModelOutput(*mapped(output, lambda t: t.float() if t.dtype.itemsize < 4 else t))
+
+
+def detached(output: ModelOutput) -> ModelOutput:
+    """Give an output through which no gradient flows."""
+    return ModelOutput(*mapped(output, Tensor.detach))
+
+
+def mapped(output: ModelOutput, change: Callable[[Tensor], Any]) -> tuple[Any, ...]:
+    """Change every tensor of an output, and leave None where nothing was computed.
+
+    Args:
+        output: a network's.
+        change: from a tensor to whatever shall stand in its place.
+
+    Returns:
+        The changed fields in order; those of several tensors as tuples.
+    """
+
+    def one(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(one, value))
+        return None if value is None else change(value)
+
+    return tuple(one(value) for value in output)
 
 
 class SoftLabels(Protocol):

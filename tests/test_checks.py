@@ -16,6 +16,7 @@ from kdzoo.checks import (
     Problems,
     StorageError,
     UsageError,
+    check_options_of,
     checked,
     options_of,
     unknown,
@@ -177,6 +178,98 @@ def test_checked_tells_every_mistake_at_once():
 def test_checked_says_where_there_are_no_options():
     with pytest.raises(UsageError, match=r"^who: it has no options, got 'rate'\.$"):
         checked("who", {}, {"rate": 1})
+
+
+class Required:
+    """Something with options that must be given."""
+
+    def __init__(self, *, path: str, kind: Literal["a", "b"], count: Count = 2) -> None:
+        """Keep them.
+
+        Args:
+            path: where.
+            kind: which.
+            count: how many.
+        """
+        self.seen = (path, kind, count)
+
+
+def test_what_has_no_default_must_be_given():
+    options = options_of(Required)
+    assert [o.required for o in options.values()] == [True, True, False]
+    assert not any(o.required for o in OPTIONS.values())
+    with pytest.raises(UsageError) as caught:
+        checked("who", options, {"count": 0})
+    assert str(caught.value).splitlines() == [
+        "who: option 'path' must be given: a text.",
+        "who: option 'kind' must be given: 'a' or 'b'.",
+        "who: count must be an integer in [1, inf), got 0.",
+    ]
+    given = {"kind": "b", "path": "x"}
+    assert checked("who", options, given) == {"path": "x", "kind": "b", "count": 2}
+
+
+def test_defaults_may_lack_what_is_required_but_are_checked():
+    options = options_of(Required)
+    assert checked("who", options, {"kind": "b"}, partly=True) == {"kind": "b", "count": 2}
+    with pytest.raises(UsageError, match=r"^who: kind must be 'a' or 'b', got 'c'\.$"):
+        checked("who", options, {"kind": "c"}, partly=True)
+
+
+class Checked:
+    """The base of a family whose options are checked."""
+
+    def __init_subclass__(cls) -> None:
+        check_options_of(cls)
+
+
+class Sized(Checked):
+    """Has an option and a size."""
+
+    def __init__(self, size: int, *, rate: Positive = 4.0) -> None:
+        """Keep both.
+
+        Args:
+            size: no option.
+            rate: how fast.
+        """
+        self.seen = (size, rate)
+
+
+class Longer(Sized):
+    """Adds an option, and passes on the other.
+
+    Args:
+        count: how many.
+    """
+
+    def __init__(self, size: int, *, rate: Positive = 1.0, count: Count = 3) -> None:
+        super().__init__(size, rate=rate)
+        self.count = count
+
+
+class Plain(Longer):
+    """Declares none of its own."""
+
+
+def test_options_are_checked_before_the_body_and_kept():
+    made = Sized(7, rate="0.5")
+    assert (made.seen, made.options) == ((7, 0.5), {"rate": 0.5})
+    with pytest.raises(UsageError, match=r"^Sized: rate must be a number in \(0, inf\), got 0\.$"):
+        Sized(7, rate=0)
+    with pytest.raises(UsageError, match=r"^Sized: there is no option 'rte'"):
+        Sized(7, rte=0)
+    with pytest.raises(TypeError, match="size"):
+        Sized()
+
+
+@pytest.mark.parametrize("cls", [Longer, Plain])
+def test_an_inherited_constructor_checks_its_own_options(cls):
+    made = cls(7, count="5")
+    assert (made.seen, made.count, made.options) == ((7, 1.0), 5, {"rate": 1.0, "count": 5})
+    with pytest.raises(UsageError, match=rf"^{cls.__name__}: count must be an integer"):
+        cls(7, count=0)
+    assert [o.doc for o in options_of(cls).values()] == ["how fast.", "how many."]
 
 
 def test_the_form_of_a_message():

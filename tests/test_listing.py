@@ -27,7 +27,17 @@ def test_verbose_pages_have_papers_and_every_option(what):
         assert getattr(thing, "paper", "").split(",")[0] in own
         for option in options_of(thing).values():
             assert any(line.split()[:1] == [option.name] for line in own.splitlines()), option.name
-            assert f"default {option.default}; " in own
+            assert ("required; " if option.required else f"default {option.default}; ") in own
+
+
+def test_pages_say_what_must_be_given_and_what_a_source_builds_and_follows():
+    page = listing("sources", verbose=True)
+    names = ("file", "random_cae", "permuted")
+    own = {name: page.split(f"{name}: ", 1)[1].split("\n\n")[0] for name in names}
+    assert "path     required; a text" in own["file"]
+    assert "kind     required; 'scores' or 'probabilities'" in own["file"]
+    assert "builds     autoencoder" in own["random_cae"]
+    assert "follows    reffakd, in what a benchmark sets for it" in own["permuted"]
 
 
 def test_methods_show_what_group_words_expand_to():

@@ -1,9 +1,11 @@
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdzoo.checks import UsageError, options_of
-from kdzoo.methods import TABLE8, Defaults, expand, groups, parse, resolve, universe
+from kdzoo.methods import TABLE8, Defaults, _why_no_source, expand, groups, parse, resolve, universe
 from kdzoo.registry import DISTILLERS, SOURCES
 
 PLAIN = Defaults(200, {}, {})
@@ -40,6 +42,11 @@ SPELLINGS = [
     ("dkd+reffakd", "dkd+reffakd"),
     ("dkd:beta=4+reffakd:draws=2", "dkd:beta=4+reffakd:draws=2"),
     ("kd+uniform", "kd+uniform"),
+    ("kd+permuted:gamma=auto", "kd+permuted"),
+    ("dkd+label_smoothing:target=pixels", "dkd+label_smoothing:target=pixels"),
+    ("kd+teacher_mean:temperature=4.0", "kd+teacher_mean"),
+    ("kd+file:kind=scores:path=a/b-1.0.npy", "kd+file:path=a/b-1.0.npy:kind=scores"),
+    ("kd+file:path=1e+3=x.npy:kind=probabilities", "kd+file:path=1e+3=x.npy:kind=probabilities"),
 ]
 
 
@@ -75,7 +82,8 @@ def test_what_a_benchmark_sets_is_dropped_instead(text, name):
 
 
 def test_options_are_resolved_from_signature_length_and_benchmark():
-    assert resolve("kd", SET).options == {"temperature": 20.0, "alpha": 0.6, "reduction": "batchmean"}
+    own = {name: option.default for name, option in options_of(DISTILLERS.find("kd")).items()}
+    assert resolve("kd", SET).options == {**own, "temperature": 20.0, "alpha": 0.6}
     assert resolve("dkd", SET).options == {"temperature": 4.0, "alpha": 1.0, "beta": 2.0, "warmup": 4}
     assert resolve("dkd:beta=3", PLAIN).options == {
         "temperature": 4.0,
@@ -86,6 +94,60 @@ def test_options_are_resolved_from_signature_length_and_benchmark():
     assert resolve("reffakd", SET).source_options["gamma"] == 0.008
     longer = Defaults(40, {"dkd": {"warmup": 7}}, {})
     assert resolve("dkd", longer).options["warmup"] == 7
+
+
+FOLLOWED = Defaults(40, {}, {"reffakd": {"gamma": 0.008, "draws": 3}, "permuted": {"draws": 2}})
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "gamma", "draws"),
+    [
+        ("kd+permuted", "kd+permuted", 0.008, 2),
+        ("kd+label_smoothing", "kd+label_smoothing", 0.008, 3),
+        ("kd+label_smoothing:gamma=auto", "kd+label_smoothing:gamma=auto", "auto", 3),
+        ("kd+permuted:draws=3:gamma=8e-3", "kd+permuted:draws=3", 0.008, 3),
+        ("kd+pixels", "kd+pixels", "auto", 1),
+        ("kd+random_cae", "kd+random_cae", "auto", 1),
+    ],
+)
+def test_followers_take_what_a_benchmark_sets_for_the_source_that_they_follow(text, name, gamma, draws):
+    method = resolve(text, FOLLOWED)
+    assert method.name == name
+    assert (method.source_options["gamma"], method.source_options["draws"]) == (gamma, draws)
+    assert resolve(name, FOLLOWED) == method
+
+
+def test_followers_take_only_options_that_they_have(monkeypatch):
+    monkeypatch.setattr(SOURCES.find("teacher_mean"), "follows", "reffakd")
+    assert resolve("kd+teacher_mean", FOLLOWED).source_options == {"temperature": 4.0, "views": "clean"}
+
+
+def test_required_options_must_be_given_by_the_user_or_the_benchmark():
+    with pytest.raises(UsageError) as caught:
+        resolve("kd:alpha=2+file:knd=scores", PLAIN)
+    assert [line.split(": ", 1)[1] for line in str(caught.value).splitlines()] == [
+        "alpha must be a number in [0, 1], got '2'.",
+        "there is no option 'knd'. Did you mean 'kind'?",
+        "option 'path' must be given: a text.",
+        "option 'kind' must be given: 'scores' or 'probabilities'.",
+    ]
+    half = Defaults(40, {}, {"file": {"kind": "scores"}})
+    assert resolve("kd+file:path=a.npy", half).name == "kd+file:path=a.npy"
+    assert resolve("kd+file:path=a.npy:kind=scores", half).name == "kd+file:path=a.npy"
+    whole = Defaults(40, {}, {"file": {"kind": "scores", "path": "a.npy"}})
+    assert resolve("kd+file", whole).name == "kd+file"
+    with pytest.raises(UsageError, match="option 'path' must be given"):
+        resolve("kd+file", half)
+
+
+def test_a_spelling_that_no_record_can_hold_is_refused():
+    longest = "kd+file:path=" + "a" * (1000 - len("kd+file:path=.npy:kind=scores")) + ".npy:kind=scores"
+    assert len(resolve(longest, PLAIN).name) == 1000
+    with pytest.raises(UsageError) as caught:
+        resolve(longest.replace("kd", "dkd"), PLAIN)
+    assert str(caught.value) == (
+        "method dkd+file: its canonical spelling must be at most 1000 characters, got 1001."
+    )
 
 
 def test_options_after_reffakd_are_the_sources():
@@ -112,6 +174,8 @@ def values(option):
         exclude = bool(getattr(option.interval, "open_low", False))
         if kind is bool:
             found.append(st.sampled_from(["true", "no"]))
+        elif kind is str:
+            found.append(st.from_regex(r"[\w./=-]{1,9}", fullmatch=True))
         elif kind is int:
             numbers = st.integers(int(low), int(high))
             found.append(numbers.flatmap(lambda n: st.sampled_from([str(n), f"{n}.0", f"{n}e+0"])))
@@ -126,6 +190,7 @@ def spellings(draw):
     def part(name, cls):
         options = options_of(cls)
         chosen = draw(st.lists(st.sampled_from(list(options)), unique=True)) if options else []
+        chosen += [o for o in options if options[o].required and o not in chosen]
         return ":".join([name, *(f"{o}={draw(values(options[o]))}" for o in chosen)])
 
     distiller = draw(st.sampled_from(DISTILLERS.names()))
@@ -206,8 +271,19 @@ def test_every_mistake_is_answered_in_a_line(text, message):
 
 
 def test_a_label_method_is_told_who_takes_the_source():
-    with pytest.raises(UsageError, match=r"Write scratch, or .*dkd\+reffakd or kd\+reffakd"):
+    takers = [n for n in DISTILLERS.names() if "soft_labels" in DISTILLERS.find(n).needs]
+    with pytest.raises(UsageError) as caught:
         resolve("scratch+reffakd", PLAIN)
+    advice = str(caught.value).partition("Write scratch, or ")[2]
+    assert advice.split(" (")[0].rstrip(".").split(" or ") == [f"{n}+reffakd" for n in takers[:3]]
+
+
+def test_many_takers_are_told_in_a_line(monkeypatch):
+    monkeypatch.setattr(type(DISTILLERS), "names", lambda registry: ["ctkd", "dist", "dkd", "kd", "ls"])
+    monkeypatch.setattr(type(DISTILLERS), "find", lambda *name: DISTILLERS._module_dict["kd"])
+    assert _why_no_source("at", "uniform", frozenset()).endswith(
+        "Write at, or ctkd+uniform or dist+uniform or dkd+uniform (or with kd, ls)."
+    )
 
 
 def test_all_mistakes_of_a_method_are_told_at_once():
@@ -236,8 +312,25 @@ def test_groups_and_lists():
     assert everything[: len(table8)] == table8
     assert set(DISTILLERS.names()) <= set(everything)
     used = {resolve(m, PLAIN).source for m in everything}
-    assert set(SOURCES.names()) <= used
+    assert used - {None} == set(SOURCES.names()) - {"file"}
     assert len(set(everything)) == len(everything)
+
+
+def test_what_cannot_stand_alone_is_no_method_of_a_list(monkeypatch):
+    """A file must be named; so must whatever else a plug-in requires."""
+
+    class Needy(DISTILLERS.find("kd")):
+        def __init__(self, *, given: str) -> None:
+            super().__init__()
+
+    DISTILLERS.names()
+    monkeypatch.setitem(DISTILLERS._module_dict, "needy", Needy)
+    for names in (universe(), expand("all"), expand("*"), expand("kd+*"), expand("*+*")):
+        assert not [n for n in names if "file" in n or "needy" in n]
+        assert "kd+label_smoothing" in names
+    with pytest.raises(UsageError, match=r"nothing matches '\*\+file'"):
+        expand("*+file")
+    assert expand("kd+file:path=a.npy:kind=scores") == ["kd+file:path=a.npy:kind=scores"]
 
 
 def test_every_spelling_there_is_resolves_to_itself():
@@ -261,7 +354,7 @@ def test_wildcards_match_every_spelling():
     assert "reffakd" in with_reffakd
     assert expand("*") == universe()
     assert expand("kd+*") == [m for m in universe() if m == "reffakd" or m.startswith("kd+")]
-    assert expand("?kd") == ["dkd"]
+    assert expand("?kd") == [n for n in DISTILLERS.names() if len(n) == 3 and n.endswith("kd")]
     assert set(expand("[dk]kd*,scratch")) >= {"dkd", "dkd+reffakd", "scratch"}
 
 
@@ -278,4 +371,7 @@ def test_wildcards_that_match_nothing_are_all_named():
     assert [line.split(".")[0] for line in lines] == [
         "methods: nothing matches 'x*'", "methods: nothing matches '*+zzz'",
     ]  # fmt: skip
-    assert "kd+reffakd" in lines[0]
+    for names in (DISTILLERS.names(), set(SOURCES.names()) - {"file"}):
+        assert all(re.search(rf"\b{name}\b", lines[0]) for name in names)
+    assert "file" not in lines[0]
+    assert len(lines[0]) < 500

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import kdzoo
 from kdzoo.cli import _parser
+from kdzoo.registry import DISTILLERS
 from kdzoo.results.leaderboard import leaderboard, terminal_table
 from kdzoo.results.store import read_records
 
@@ -47,21 +49,65 @@ def test_commands_of_the_readme_are_accepted() -> None:
         assert _parser().parse_args(arguments).command == arguments[0]
 
 
-def test_python_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def small_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """kdzoo.run as the README calls it, on few epochs and in an empty folder."""
     monkeypatch.chdir(tmp_path)
     run = kdzoo.run
     small = {"epochs": 1, "teacher_epochs": 1, "cae_epochs": 1, "threads": 1, "device": "cpu"}
     small["cfg_options"] = {"teacher.network.type": "resnet8"}
     monkeypatch.setattr(kdzoo, "run", lambda **options: run(**options, **small), raising=False)
-    logits = torch.randn(4, 10)
-    names = {"student_logits": logits, "teacher_logits": logits + 1, "labels": torch.arange(4)}
-    first, second = blocks("python")
-    exec(first, names)
+
+
+def block_with(words: str) -> str:
+    (found,) = [block for block in blocks("python") if words in block]
+    return found
+
+
+def test_every_python_block_is_run_by_a_test_below() -> None:
+    assert len(blocks("python")) == 4
+
+
+def test_benchmark_from_python(small_runs: None) -> None:
+    names: dict[str, Any] = {}
+    exec(block_with("kdzoo.run(benchmark="), names)
     assert [row["method"] for row in names["rows"]] == ["dkd", "reffakd"]
     assert len(names["records"]) == 6
-    exec(second, names)
+
+
+def test_loop_of_ones_own() -> None:
+    block = block_with("kdzoo.build_distiller")
+    inside = [line for line in block.splitlines() if line and not line.startswith("import")]
+    assert len(inside) <= 10
+    images, labels = torch.randn(4, 1, 32, 32), torch.arange(4)
+    names: dict[str, Any] = {"loader": [(images, labels)] * 2, "epochs": 3}
+    torch.manual_seed(0)
+    exec(block, names)
+    untrained = kdzoo.build_model("lenet5", num_classes=10, channels=1, size=32)
+    with torch.no_grad():
+        before, after = (
+            names["rkd"].loss(s(images), labels, teacher=names["teacher"](images), epoch=2, epochs=3)
+            for s in (untrained, names["student"])
+        )
+    assert after < before
+
+
+def test_pure_loss() -> None:
+    logits = torch.randn(4, 10)
+    names = {"student_logits": logits, "teacher_logits": logits + 1, "labels": torch.arange(4)}
+    exec(block_with("import dkd_loss"), names)
     # A constant on all logits changes no distribution.
     torch.testing.assert_close(names["loss"], torch.tensor(0.0), atol=1e-5, rtol=0)
+
+
+def test_method_of_ones_own(small_runs: None, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        exec(block_with("class Embed"), {"__name__": "mine"})
+    finally:
+        DISTILLERS._module_dict.pop("embed", None)
+    shown = capsys.readouterr().out
+    assert re.search(r"^embed +\d", shown, re.MULTILINE)
+    assert re.search(r"^embed:weight=10 +\d", shown, re.MULTILINE)
 
 
 def test_links_of_the_pages_lead_somewhere() -> None:

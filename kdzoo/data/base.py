@@ -25,10 +25,13 @@ class Split:
     Attributes:
         images: [N, C, H, W] uint8.
         labels: [N] int64 class numbers.
+        positions: [N] int64, of a part of the training images: where each stood in the data set as it was
+            loaded. None where nothing was taken off.
     """
 
     images: Images
     labels: Labels
+    positions: Labels | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,6 +66,12 @@ class Dataset:
     def size(self) -> int:
         """Height and width of an image in pixels."""
         return int(self.train.images.shape[2])
+
+    @property
+    def loaded(self) -> int:
+        """Training images as they were loaded, before validation images were taken off them."""
+        taken = self.validation if self.train.positions is not None else None
+        return len(self.train) + len(taken or ())
 
     @cached_property
     def fingerprint(self) -> str:

@@ -60,9 +60,8 @@ def split_validation(dataset: Dataset, fraction: float) -> Dataset:
         small = [dataset.classes[n] for n in numbers[counts < 2]]
         raise usage(who, "training set", "two images of each class or more", small, "Use fraction 0.")
     kept, taken = stratified(labels, fraction, key(0, "validation"))
-    return replace(
-        dataset, train=Split(images[kept], labels[kept]), validation=Split(images[taken], labels[taken])
-    )
+    train, validation = (Split(images[part], labels[part], part) for part in (kept, taken))
+    return replace(dataset, train=train, validation=validation)
 
 
 def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from kdzoo.checks import UsageError, checked, options_of
-from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, Setting
+from kdzoo.checks import Problems, UsageError, check_options_of, checked, options_of
+from kdzoo.functional.divergences import cross_entropy
+from kdzoo.functional.stages import StagePair
+from kdzoo.outputs import (
+    Batch,
+    Guide,
+    ModelOutput,
+    Progress,
+    Setting,
+    Shapes,
+    SoftLabels,
+    as_output,
+    detached,
+    scores,
+    widened,
+)
 from kdzoo.registry import DISTILLERS
 
 # What a distiller may need, and whether that takes a teacher whatever the source of soft labels.
@@ -20,10 +34,10 @@ NEEDS = TEACHER_FIELDS | {"soft_labels", "indices"}
 class Distiller(nn.Module):
     """A method: the terms that it adds to a student's loss, and the weight that it leaves to the labels.
 
-    A subclass declares what it needs and gets only that. Its options are keyword-only arguments of
-    `__init__`; their annotations and defaults are checked before its body runs, and stand in `options`. It
-    owns no network, sees no trainer, and writes into nothing that it is given: batch and guide are shared
-        with the other methods.
+    A subclass declares what it needs and gets only that: other fields of outputs, guide and batch are None.
+    Its options are keyword-only arguments of `__init__`; their annotations and defaults are checked before
+    its body runs, and stand in `options`. Sizes that `for_setting` passes are positional. It owns no network,
+    sees no trainer, and writes into nothing that it is given: batch and guide are shared with other methods.
 
     Attributes:
         needs: of "soft_labels", "stages", "embedding", "preactivations", "classifier", "indices".
@@ -35,6 +49,7 @@ class Distiller(nn.Module):
         digest_scope: "sample" if a digest's row depends on its own sample alone (so it can be kept), else
             "batch".
         options: the resolved options of this instance, in declared order.
+        pairs: the stages that learn from each other, where the method pairs stages; they stand in records.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -44,30 +59,22 @@ class Distiller(nn.Module):
     digest_options: ClassVar[tuple[str, ...]] = ()
     digest_scope: ClassVar[str] = "sample"
     options: Mapping[str, Any] = {}
+    pairs: tuple[StagePair, ...] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         odd = sorted(cls.needs - NEEDS)
         if odd:
             raise UsageError(f"{cls.__name__}: needs must be of {sorted(NEEDS)}, got {odd}.")
-        if "__init__" in cls.__dict__:
-            declared = cls.__init__
-
-            @functools.wraps(declared)
-            def checked_init(self: Distiller, *sized: Any, **given: Any) -> None:
-                # Sizes that for_setting passes are positional; what has a keyword is an option.
-                values = checked(type(self).__name__, options_of(type(self)), given)
-                declared(self, *sized, **values)
-                self.options = values
-
-            cls.__init__ = checked_init  # type: ignore[method-assign, assignment]
+        check_options_of(cls)
 
     @classmethod
     def for_setting(cls, setting: Setting, **options: Any) -> Distiller:
         """Build the distiller for a pair of networks; override it to size trained parts or to refuse a pair.
 
         Args:
-            setting: shapes of both networks, classes, training labels.
+            setting: shapes of both networks, classes, training labels; the fields that the method needs are
+                there.
             options: as `__init__` takes them.
 
         Raises:
@@ -93,6 +100,9 @@ class Distiller(nn.Module):
         """Give what the method keeps of the teacher's output: computed once a batch, without gradients.
 
         By default the needed fields themselves; stages and preactivations as "stages.0", "stages.1", ...
+
+        Args:
+            teacher: the fields that `needs` declares.
         """
         kept: dict[str, Tensor] = {}
         for name in sorted(self.needs & {"stages", "embedding", "preactivations"}):
@@ -109,7 +119,7 @@ class Distiller(nn.Module):
         """Give the method's terms: named, weighted scalars, which the member adds up.
 
         Args:
-            student: the student's output for the batch.
+            student: the student's output for the batch: logits, and the fields that `needs` declares.
             guide: soft labels and digest, as far as `needs` declares them.
             batch: images, labels, and indices if declared.
             progress: for schedules.
@@ -120,17 +130,144 @@ class Distiller(nn.Module):
         """Give the network that is judged and exported: the bare student unless a method says otherwise."""
         return student
 
+    def terms(
+        self, student: ModelOutput, guide: Guide, batch: Batch, progress: Progress
+    ) -> dict[str, Tensor]:
+        """Give all terms of the student's loss: "label", as far as the method leaves it weight, and its own.
 
-def build_distiller(name: str, setting: Setting, options: Mapping[str, object] | None = None) -> Distiller:
-    """Build a registered distiller for a pair of networks.
+        Args:
+            student: the student's whole output; the method sees what it declares.
+            guide: soft labels and digest.
+            batch: images, labels, and indices if declared.
+            progress: for schedules.
+        """
+        weight = self.label_weight(progress)
+        labels = {"label": weight * cross_entropy(student.logits, batch.labels).mean()} if weight else {}
+        own: dict[str, Tensor] = self(
+            declared(student, self.needs)._replace(logits=student.logits), guide, batch, progress
+        )
+        reserved = {"label", "loss"} & set(own)
+        if reserved:
+            raise ValueError(
+                f"a distiller's term must not be called {sorted(reserved)}; those names are the member's"
+            )
+        return labels | own
+
+    def loss(
+        self,
+        student: ModelOutput | Tensor,
+        labels: Tensor,
+        *,
+        teacher: ModelOutput | Tensor | None = None,
+        soft_labels: SoftLabels | None = None,
+        images: Tensor | None = None,
+        indices: Tensor | None = None,
+        epoch: int,
+        epochs: int,
+    ) -> Tensor:
+        """Compute the whole loss of a batch, labels included, for a training loop of one's own.
+
+        No gradient reaches the teacher, whether or not it ran under `torch.no_grad()`.
+
+        Args:
+            student: what the student returned: a `ModelOutput`, or [N, K] logits.
+            labels: [N] class numbers.
+            teacher: what the teacher returned for the same images, if the method needs it.
+            soft_labels: [N, K]; None takes the teacher's logits as scores.
+            images: [N, C, H, W], for a method that reads them from the batch.
+            indices: [N] positions in the training set, if the method needs them.
+            epoch: the current epoch, from 0, for schedules.
+            epochs: how many there will be.
+
+        Returns:
+            A scalar: the label's weighted cross-entropy plus the method's terms.
+
+        Raises:
+            UsageError: something that the method needs is missing.
+        """
+        who = type(self).__name__
+        given = None if teacher is None else detached(widened(as_output(teacher)))
+        if "soft_labels" in self.needs and soft_labels is None:
+            if given is None:
+                raise UsageError(f"{who}: it needs soft labels. Give teacher=..., or soft_labels=....")
+            soft_labels = scores(given.logits)
+        if self.needs_teacher() and given is None:
+            raise UsageError(f"{who}: it needs the teacher's output. Give teacher=....")
+        if "indices" in self.needs and indices is None:
+            raise UsageError(f"{who}: it needs the samples' positions in the training set. Give indices=....")
+        guide = Guide(
+            soft_labels if "soft_labels" in self.needs else None,  # type: ignore[arg-type]
+            self.detached_digest(given) if given is not None and self.needs_teacher() else {},
+        )
+        batch = Batch(images, labels, indices if "indices" in self.needs else None)  # type: ignore[arg-type]
+        terms = self.terms(widened(as_output(student)), guide, batch, Progress(epoch, epochs, 0, 1))
+        return torch.stack(list(terms.values())).sum()
+
+    @torch.no_grad()
+    def detached_digest(self, teacher: ModelOutput) -> dict[str, Tensor]:
+        """Digest a teacher's whole output as the contract says: from the declared fields, without gradients.
+
+        Args:
+            teacher: all that the teacher returned.
+        """
+        return self.digest(declared(teacher, self.needs))
+
+
+def declared(output: ModelOutput, needs: frozenset[str]) -> ModelOutput:
+    """Keep the fields of an output that a method declares; the others become None.
 
     Args:
-        name: a name of `kdzoo list methods`.
+        output: a network's.
+        needs: a distiller's.
+    """
+    return ModelOutput(*(v if n in needs else None for n, v in output._asdict().items()))  # type: ignore[arg-type]
+
+
+def build_distiller(
+    name: str | type[Distiller], setting: Setting, options: Mapping[str, object] | None = None
+) -> Distiller:
+    """Build a distiller for a pair of networks.
+
+    Args:
+        name: a name of `kdzoo list methods`, or a class, registered or not.
         setting: shapes of both networks, classes, training labels.
         options: names and values; values may be texts.
 
     Raises:
         UsageError: an unknown name or option, or a pair that the method cannot take.
     """
-    cls: type[Distiller] = DISTILLERS.find(name)
-    return cls.for_setting(setting, **checked(name, options_of(cls), options or {}))
+    cls: type[Distiller] = DISTILLERS.find(name) if isinstance(name, str) else name
+    who = name if isinstance(name, str) else cls.__name__
+    values = checked(who, options_of(cls), options or {})
+    check_networks(who, cls, setting)
+    return cls.for_setting(setting, **values)
+
+
+def check_networks(who: str, cls: type[Distiller], setting: Setting) -> None:
+    """Refuse a pair of networks that do not return what a method needs of both.
+
+    Args:
+        who: the method, for the message.
+        cls: its class.
+        setting: shapes of both networks; a field that a network does not return is None.
+
+    Raises:
+        UsageError: what is missing, of which network.
+    """
+    problems = Problems()
+    if cls.needs_teacher() and setting.teacher is None:
+        raise UsageError(
+            f"{who}: it needs a teacher, got none. Give one, or choose a method that needs none."
+        )
+    for field in sorted(cls.needs & set(Shapes._fields)):
+        for role, shapes in (("student", setting.student), ("teacher", setting.teacher)):
+            if not getattr(shapes, field):
+                with problems:
+                    raise UsageError(
+                        f"{who}: it needs the {role}'s {field}, which this {role} does not return. "
+                        f"Choose another {role}, or a method that does not need its {field}."
+                    )
+    if "classifier" in cls.needs and setting.teacher_head is None:
+        with problems:
+            raise UsageError(f"{who}: it needs the teacher's classifier, which this teacher does not have.")
+    problems.raise_all()

@@ -16,13 +16,19 @@ from kdzoo.functional.divergences import kl_divergence
 from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, SoftLabels
 from kdzoo.registry import DISTILLERS
 
+Divergence = Literal["kl", "cross_entropy"]
 Reduction = Literal["batchmean", "elementmean"]
 
 
 def kd_loss(
-    student_logits: Tensor, soft_labels: SoftLabels, *, temperature: float, reduction: Reduction = "batchmean"
+    student_logits: Tensor,
+    soft_labels: SoftLabels,
+    *,
+    temperature: float,
+    reduction: Reduction = "batchmean",
+    divergence: Divergence = "kl",
 ) -> Tensor:
-    """Compute T^2 KL(soft labels || softmax(student / T)) of each sample.
+    """Compute T^2 KL(soft labels || softmax(student / T)) of each sample, or the cross-entropy of the two.
 
     Args:
         student_logits: [N, K].
@@ -31,17 +37,23 @@ def kd_loss(
         reduction: "batchmean", the sum over the classes; "elementmean" divides it by K as well, as torch's
             `KLDivLoss()` does by default and with it the ReffAKD paper's notebooks for Fashion-MNIST and
             Tiny ImageNet.
+        divergence: "kl"; "cross_entropy", as in that paper's notebook for CIFAR-100, has the same gradient
+            and adds T^2 times the soft labels' entropy.
 
     Returns:
         [N] nats; its mean over the batch is the loss.
 
     Source: Hinton et al. 2015, section 2 (the factor T^2 keeps gradients of one size); for probabilities
-        Doshi and Kim
-    2024, eq. 2.
+        Doshi and Kim 2024, eq. 2.
     """
     log_probs = torch.log_softmax(student_logits / temperature, dim=-1)
-    divergence = temperature**2 * kl_divergence(soft_labels.log_probs(temperature), log_probs)
-    return divergence / student_logits.shape[-1] if reduction == "elementmean" else divergence
+    soft = soft_labels.log_probs(temperature)
+    found = kl_divergence(soft, log_probs)
+    if divergence == "cross_entropy":
+        # Plus the soft labels' entropy, which is their divergence from all log-probabilities 0, negated.
+        found = found - kl_divergence(soft, torch.zeros_like(soft))
+    found = temperature**2 * found
+    return found / student_logits.shape[-1] if reduction == "elementmean" else found
 
 
 @DISTILLERS.register("kd")
@@ -54,6 +66,8 @@ class KD(Distiller):
         alpha: weight of the *soft* term; other libraries call the label term's weight so. Default: ReffAKD's
             Table 7.
         reduction: elementmean divides the divergence by the number of classes. Default: the papers' formula.
+        divergence: cross_entropy, as in ReffAKD's notebook for CIFAR-100, has the same gradient and adds T^2
+            times the soft labels' entropy. Default: the papers' formula.
     """
 
     needs = frozenset({"soft_labels"})
@@ -61,12 +75,18 @@ class KD(Distiller):
     year = 2015
 
     def __init__(
-        self, *, temperature: Positive = 4.0, alpha: Fraction = 0.9, reduction: Reduction = "batchmean"
+        self,
+        *,
+        temperature: Positive = 4.0,
+        alpha: Fraction = 0.9,
+        reduction: Reduction = "batchmean",
+        divergence: Divergence = "kl",
     ) -> None:
         super().__init__()
         self.temperature = temperature
         self.alpha = alpha
         self.reduction: Reduction = reduction
+        self.divergence: Divergence = divergence
 
     def label_weight(self, progress: Progress) -> float:
         """Leave 1 - alpha to the labels."""
@@ -77,6 +97,7 @@ class KD(Distiller):
     ) -> dict[str, Tensor]:
         """Give the soft term."""
         loss = kd_loss(
-            student.logits, guide.soft_labels, temperature=self.temperature, reduction=self.reduction
-        )
+            student.logits, guide.soft_labels, temperature=self.temperature, reduction=self.reduction,
+            divergence=self.divergence,
+        )  # fmt: skip
         return {"kd": self.alpha * loss.mean()}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdzoo.checks import checked, options_of, usage
-from kdzoo.outputs import ModelOutput, Shapes, shapes_of
+from kdzoo.outputs import ModelOutput, Shapes, as_output, shapes_of
 from kdzoo.registry import MODELS
 
 
@@ -47,12 +47,28 @@ def output_shapes(network: nn.Module, channels: int, size: int) -> Shapes:
         channels: channels of its input images.
         size: height and width of its input images in pixels.
     """
-    training = network.training
     parameter = next(network.parameters())
-    with torch.no_grad():
-        output: ModelOutput = network.eval()(torch.zeros(1, channels, size, size, device=parameter.device))
-    network.train(training)
-    return shapes_of(output)
+    return shapes_of(outputs_of(network, torch.zeros(1, channels, size, size, device=parameter.device)))
+
+
+def outputs_of(network: nn.Module, images: Tensor) -> ModelOutput:
+    """Run a network once in evaluation mode, without gradients, and leave it as it was.
+
+    Args:
+        network: returns a `ModelOutput`, or [N, K] logits.
+        images: [N, C, H, W].
+
+    Raises:
+        UsageError: it returns something else.
+    """
+    modes = {module: module.training for module in network.modules()}
+    try:
+        with torch.no_grad():
+            return as_output(network.eval()(images))
+    finally:
+        # One by one, as some may have been frozen in evaluation mode on purpose.
+        for module, training in modes.items():
+            module.training = training
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
@@ -11,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from kdzoo.checks import checked, options_of
-from kdzoo.outputs import Batch, ModelOutput, Setting, SoftLabels
+from kdzoo.checks import check_options_of, checked, options_of
+from kdzoo.outputs import Batch, ModelOutput, Setting, SoftLabels, probabilities
 from kdzoo.registry import SOURCES
 
 
@@ -23,6 +22,8 @@ class Workshop(Protocol):
         seed: the run's seed.
         num_classes: classes K.
         labels: [N] labels of the training images.
+        positions: [N] their positions in the data set as it was loaded; None where nothing was taken off it.
+        loaded: training images of the data set as it was loaded.
         mean: [C, 1, 1] channel means by which images were normalised, in pixel values from 0 to 1.
         std: [C, 1, 1] channel standard deviations.
         device: where training happens.
@@ -31,6 +32,8 @@ class Workshop(Protocol):
     seed: int
     num_classes: int
     labels: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.int64] | None
+    loaded: int
     mean: Tensor
     std: Tensor
     device: torch.device
@@ -45,6 +48,18 @@ class Workshop(Protocol):
         Args:
             name: its section in the benchmark's config, which names network and schedule.
             loss: from network and batch to a scalar.
+
+        Returns:
+            The network in evaluation mode, on the device.
+        """
+        ...
+
+    def untrained(self, name: str, purpose: str) -> nn.Module:
+        """Build a network that the source declares in `builds`, with initial weights keyed by the run's seed.
+
+        Args:
+            name: its section in the benchmark's config, which names the network.
+            purpose: of its weights; each purpose has others.
 
         Returns:
             The network in evaluation mode, on the device.
@@ -74,6 +89,9 @@ class Source:
         needs: "teacher" if it asks the workshop for one, "indices" if it reads the samples' positions.
         trains: names of the artifacts that `fit` trains.
         train_options: the options that shape those artifacts, and so are part of their key.
+        builds: sections of the config whose networks it uses untrained.
+        follows: the source whose settings it takes where a benchmark sets none for it, and whose artifacts it
+            uses if it has any; "" for none.
         version: raised whenever the numbers change, because it is part of every record's key.
         paper: where it comes from.
         shorthand: the distiller meant where the source's name stands alone as a method; "" if it may not.
@@ -83,6 +101,8 @@ class Source:
     needs: ClassVar[frozenset[str]] = frozenset()
     trains: ClassVar[tuple[str, ...]] = ()
     train_options: ClassVar[tuple[str, ...]] = ()
+    builds: ClassVar[tuple[str, ...]] = ()
+    follows: ClassVar[str] = ""
     version: ClassVar[int] = 1
     paper: ClassVar[str] = ""
     shorthand: ClassVar[str] = ""
@@ -90,16 +110,7 @@ class Source:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "__init__" in cls.__dict__:
-            declared = cls.__init__
-
-            @functools.wraps(declared)
-            def checked_init(self: Source, **given: Any) -> None:
-                values = checked(type(self).__name__, options_of(type(self)), given)
-                declared(self, **values)
-                self.options = values
-
-            cls.__init__ = checked_init  # type: ignore[method-assign, assignment]
+        check_options_of(cls)
 
     def check(self, setting: Setting) -> None:
         """Refuse data or networks that the source cannot work with, before anything is trained.
@@ -111,6 +122,11 @@ class Source:
             UsageError: in one clear sentence.
         """
 
+    def content(self) -> Mapping[str, str]:
+        """Give what the numbers depend on beside options and settings, such as the hash of a file: it is part
+        of a record's key, so it must be the same again once the source is ready."""
+        return {}
+
     def fit(self, workshop: Workshop) -> None:
         """Make ready for a run, before its first step; called again on every start, so it must be
         repeatable."""
@@ -118,6 +134,28 @@ class Source:
     def __call__(self, batch: Batch) -> SoftLabels:
         """Give the soft labels of a batch."""
         raise NotImplementedError
+
+
+class ClassSource(Source):
+    """A source that knows no more of a sample than its class: one row of probabilities for each.
+
+    Attributes:
+        class_rows: [K, K] float32 where training happens, once it is ready; row i is class i's soft label.
+    """
+
+    class_rows: Tensor
+
+    def rows(self, workshop: Workshop) -> Tensor:
+        """Give the rows [K, K], on any device; row i is the soft label of class i."""
+        raise NotImplementedError
+
+    def fit(self, workshop: Workshop) -> None:
+        """Make the rows, and keep them where training happens."""
+        self.class_rows = self.rows(workshop).float().to(workshop.device)
+
+    def __call__(self, batch: Batch) -> SoftLabels:
+        """Give each sample the row of its class; no temperature touches it."""
+        return probabilities(self.class_rows[batch.labels])
 
 
 def build_source(name: str, options: Mapping[str, object] | None = None) -> Source:

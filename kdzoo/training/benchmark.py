@@ -405,7 +405,7 @@ def _check_options(who: str, registry: Registry, config: Any) -> None:
     problems = Problems()
     for name, options in config.items():
         with problems:
-            checked(f"{who}.{name}", options_of(registry.find(name, who)), options)
+            checked(f"{who}.{name}", options_of(registry.find(name, who)), options, partly=True)
     problems.raise_all()
 
 

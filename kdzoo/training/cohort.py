@@ -38,6 +38,7 @@ class Cohort(nn.Module):
         seconds: time spent on what members share (batches, teacher, soft labels, digests).
         wall: time of the epochs of this start, evaluation included.
         epochs_run: epochs that ended in this start.
+        steps_run: steps of this start.
     """
 
     def __init__(
@@ -52,7 +53,13 @@ class Cohort(nn.Module):
         self.sources = dict(sources or {})
         self.seed = seed
         self.seconds = self.wall = 0.0
-        self.epochs_run = 0
+        self.epochs_run = self.steps_run = 0
+        self._passes_before = 0 if teacher is None else teacher.passes
+
+    @property
+    def teacher_passes(self) -> int:
+        """Count from the cohort's first step: what sources did with the teacher before is not training."""
+        return 0 if self.teacher is None else self.teacher.passes - self._passes_before
 
     @property
     def active(self) -> list[Member]:
@@ -78,6 +85,7 @@ class Cohort(nn.Module):
             if self._spoilt(member, shared):
                 # Batches are functions of their position: what was written into is simply made again.
                 shared = self._share(epoch, step)
+        self.steps_run += 1
         return {}
 
     def _share(self, epoch: int, step: int) -> Shared:

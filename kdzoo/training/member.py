@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from kdzoo.checks import StorageError
 from kdzoo.distillers.base import Distiller
-from kdzoo.functional.divergences import cross_entropy
 from kdzoo.keys import key
 from kdzoo.outputs import Batch, Guide, Progress
 from kdzoo.training.evaluation import classification_metrics
@@ -58,18 +57,9 @@ class Distillation:
 
     def terms(self, network: nn.Module, batch: Batch, guide: Guide, progress: Progress) -> dict[str, Tensor]:
         """Give the label's term, as far as the method leaves it weight, and the method's own."""
-        output = run_network(network, batch.images, self._precision)
-        terms: dict[str, Tensor] = {}
-        weight = self.distiller.label_weight(progress)
-        if weight:
-            terms["label"] = weight * cross_entropy(output.logits, batch.labels).mean()
-        own: dict[str, Tensor] = self.distiller(output, guide, batch, progress)
-        reserved = {"label", "loss"} & set(own)
-        if reserved:
-            raise ValueError(
-                f"a distiller's term must not be called {sorted(reserved)}; those names are the member's"
-            )
-        return terms | own
+        return self.distiller.terms(
+            run_network(network, batch.images, self._precision), guide, batch, progress
+        )
 
     def observe(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Keep the logits of the network that the method deploys."""

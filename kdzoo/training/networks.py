@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdzoo.outputs import Batch, ModelOutput
+from kdzoo.outputs import Batch, ModelOutput, widened
 
 
 def run_network(network: nn.Module, images: Tensor, precision: str) -> ModelOutput:
@@ -21,14 +21,7 @@ def run_network(network: nn.Module, images: Tensor, precision: str) -> ModelOutp
     """
     with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
         output: ModelOutput = network(images)
-
-    return ModelOutput(*(_float(value) for value in output))
-
-
-def _float(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(v.float() for v in value)
-    return None if value is None else value.float()
+    return widened(output)
 
 
 class SharedTeacher:
@@ -37,10 +30,14 @@ class SharedTeacher:
     Args:
         network: the teacher; it is put into evaluation mode and stays there.
         precision: "float32" or "bf16".
+
+    Attributes:
+        passes: how many batches it ran on.
     """
 
     def __init__(self, network: nn.Module, precision: str) -> None:
         self.network = network.eval().requires_grad_(False)
+        self.passes = 0
         self._precision = precision
         self._last: tuple[Tensor, ModelOutput] | None = None
 
@@ -48,6 +45,7 @@ class SharedTeacher:
         """Give the teacher's output for a batch, without gradients."""
         if self._last is None or self._last[0] is not batch.images:
             self._last = (batch.images, self._forward(batch.images))
+            self.passes += 1
         return self._last[1]
 
     @torch.no_grad()

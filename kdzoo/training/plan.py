@@ -200,7 +200,9 @@ def _keyed(
         benchmark, data, statistics, seeds, methods, (), {}, {**protocol, **_named(benchmark, protocol)},
         work_dir, device, data_root, (),
     )  # fmt: skip
-    _check_pairs(plan)
+    contents = {name: dict(source.content()) for name, source in _check_pairs(plan).items()}
+    methods = tuple(replace(m, source_content=contents.get(source_name(m) or "", {})) for m in methods)
+    plan = replace(plan, methods=methods)
     if given is not None and any(needs_teacher(m) for m in methods):
         with torch.device("meta"):
             fitting_weights(plan.build_network(benchmark.section("teacher")), given)
@@ -234,7 +236,8 @@ def _member(plan: Plan, method: Method, seed: int, artifacts: Mapping[str, str])
     key = fingerprint(
         {
             "benchmark": plan.benchmark.name, "protocol": plan.protocol["hash"], "seed": seed,
-            "name": method.name, "method": method_settings(method), "artifacts": dict(artifacts),
+            "name": method.name, "method": method_settings(method, plan.benchmark),
+            "artifacts": dict(artifacts),
         }
     )  # fmt: skip
     folder = run_folder(
@@ -249,11 +252,27 @@ def _member(plan: Plan, method: Method, seed: int, artifacts: Mapping[str, str])
     return PlannedMember(method, seed, key, folder, dict(artifacts))
 
 
-def method_settings(method: Method) -> dict[str, Any]:
-    """Give a resolved method as records keep it."""
+def source_name(method: Method) -> str | None:
+    """Name a method's source with its options, so that members with the same one share it."""
+    return None if method.source is None else json.dumps([method.source, dict(method.source_options)])
+
+
+def method_settings(method: Method, benchmark: Benchmark) -> dict[str, Any]:
+    """Give a resolved method as records keep it.
+
+    Args:
+        method: with the content of its source.
+        benchmark: names the networks that its source uses untrained.
+    """
     distiller: type[Distiller] = DISTILLERS.find(method.distiller)
     source: type[Source] | None = SOURCES.find(method.source) if method.source else None
-    files = {"plug_in": plug_in(distiller), "source_plug_in": plug_in(source) if source else None}
+    builds = source.builds if source else ()
+    sometimes = {
+        "plug_in": plug_in(distiller),
+        "source_plug_in": plug_in(source) if source else None,
+        "source_content": dict(method.source_content),
+        "source_builds": {name: described_network(benchmark.section(name)) for name in builds},
+    }
     return {
         "distiller": method.distiller,
         "options": dict(method.options),
@@ -261,7 +280,7 @@ def method_settings(method: Method) -> dict[str, Any]:
         "source": method.source,
         "source_options": dict(method.source_options) if method.source else None,
         "source_version": source.version if source else None,
-        **{name: digest for name, digest in files.items() if digest},
+        **{name: facts for name, facts in sometimes.items() if facts},
     }
 
 
@@ -304,43 +323,61 @@ def artifact_plans(
         found["teacher"] = planned("teacher", settings, given)
     if method.source is None:
         return found
-    source: type[Source] = SOURCES.find(method.source)
-    for name in source.trains:
-        shaping = {option: method.source_options[option] for option in source.train_options}
-        maker = {"name": method.source, "version": source.version, "options": shaping}
-        if file := plug_in(source):
-            maker["plug_in"] = file
+    for name in SOURCES.find(method.source).trains:
+        maker = _maker(method.source, method.source_options, name)
         found[name] = planned(
             name, artifact_settings(name, benchmark.section(name), seen, benchmark.precision, maker)
         )
     return found
 
 
+def _maker(name: str, options: Mapping[str, Any], artifact: str) -> dict[str, Any]:
+    """Describe the source whose loss trains an artifact; who follows another uses what that one trains."""
+    followed = SOURCES.find(name).follows
+    name = followed if followed and artifact in SOURCES.find(followed).trains else name
+    source: type[Source] = SOURCES.find(name)
+    shaping = {option: options[option] for option in source.train_options}
+    file = plug_in(source)
+    return {"name": name, "version": source.version, "options": shaping} | ({"plug_in": file} if file else {})
+
+
 def setting_of(plan: Plan, teacher: bool) -> Setting:
     """Describe the pair of networks to methods, from shapes alone: nothing is initialised or run on data.
+
+    The teacher's classifier has no numbers yet, either.
 
     Args:
         plan: benchmark and data.
         teacher: whether any method needs one; without need it is not even built.
     """
 
-    def shapes(section: Section) -> Shapes:
+    def described(section: Section) -> tuple[Shapes, torch.nn.Module | None]:
         with torch.device("meta"):
-            return output_shapes(plan.build_network(section), plan.data.channels, plan.size)
+            network = plan.build_network(section)
+            head = getattr(network, "classifier", None)
+            return output_shapes(network, plan.data.channels, plan.size), head
 
+    shapes, head = described(plan.benchmark.section("teacher")) if teacher else (None, None)
     return Setting(
-        student=shapes(plan.benchmark.student),
-        teacher=shapes(plan.benchmark.section("teacher")) if teacher else None,
-        teacher_head=None,
+        student=described(plan.benchmark.student)[0],
+        teacher=shapes,  # type: ignore[arg-type]
+        teacher_head=head,
         classes=len(plan.data.classes),
         labels=torch.from_numpy(plan.data.train.labels),
+        positions=None if plan.data.train.positions is None else torch.from_numpy(plan.data.train.positions),
+        loaded=plan.data.loaded,
     )
 
 
-def _check_pairs(plan: Plan) -> None:
+def _check_pairs(plan: Plan) -> dict[str, Source]:
     """Build every method once for the pair of networks, so that one that cannot be is refused before
-    training."""
+    training.
+
+    Returns:
+        The sources of soft labels, by `source_name`.
+    """
     problems = Problems()
+    sources: dict[str, Source] = {}
     # Trained parts of a method draw their initial weights: planning leaves the generator where it was.
     with torch.random.fork_rng(devices=[]), problems:
         setting = setting_of(plan, any(needs_teacher(m) for m in plan.methods))
@@ -355,13 +392,18 @@ def _check_pairs(plan: Plan) -> None:
         for method in plan.methods:
             with problems:
                 build_distiller(method.distiller, setting, method.options)
-                if method.source is not None:
-                    build_source(method.source, method.source_options).check(setting)
-                    for name in SOURCES.find(method.source).trains:
-                        section = plan.benchmark.section(name)
-                        with torch.device("meta"):
-                            plan.build_network(section)
+            shared = source_name(method)
+            if method.source is None or shared is None or shared in sources:
+                continue
+            with problems:
+                source = sources[shared] = build_source(method.source, method.source_options)
+                source.check(setting)
+                for name in (*source.trains, *source.builds):
+                    section = plan.benchmark.section(name)
+                    with torch.device("meta"):
+                        plan.build_network(section)
     problems.raise_all()
+    return sources
 
 
 def parse_seeds(seeds: int | str | Sequence[int]) -> tuple[int, ...]:

@@ -3,11 +3,11 @@ finishes."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import safetensors.torch
@@ -15,11 +15,11 @@ import torch
 from filelock import Timeout
 from torch import Tensor
 
-from kdzoo.checks import StorageError
+from kdzoo.checks import KdzooError, StorageError
 from kdzoo.data import Split
 from kdzoo.data.pipeline import Pipeline
 from kdzoo.data.views import resize
-from kdzoo.distillers import build_distiller
+from kdzoo.distillers import Distiller, build_distiller
 from kdzoo.files import open_lock, write_atomic
 from kdzoo.keys import key
 from kdzoo.models import count_parameters
@@ -38,7 +38,14 @@ from kdzoo.training.loop import CHECKPOINT_SECONDS, Training, seeded_network, tr
 from kdzoo.training.member import Distillation, Member
 from kdzoo.training.networks import SharedTeacher
 from kdzoo.training.optimisers import build_optimizer
-from kdzoo.training.plan import Plan, PlannedMember, method_settings, needs_teacher, setting_of
+from kdzoo.training.plan import (
+    Plan,
+    PlannedMember,
+    method_settings,
+    needs_teacher,
+    setting_of,
+    source_name,
+)
 from kdzoo.training.reporter import Reporter
 from kdzoo.training.runtime import environment
 from kdzoo.training.workshop import RunWorkshop
@@ -79,6 +86,32 @@ class Session:
                 checkpoint.discard(member.folder)
         if not pending:
             return
+        self._open()
+        pending = self._with_teachers(pending)
+        for seed in self.plan.seeds:
+            self._run_seed([m for m in pending if m.seed == seed])
+
+    def ready_source(self, member: PlannedMember) -> tuple[Source, Pipeline]:
+        """Make a member's source of soft labels ready, with the artifacts that it needs; train no student.
+
+        Returns:
+            The source, and the training images of the member's seed.
+
+        Raises:
+            KdzooError: an artifact could not be trained.
+        """
+        self._open()
+        self._with_teachers([member])
+        images = self._pipeline("train", member.seed, CHUNK)
+        teacher = self._teacher_of([member])
+        shared = SharedTeacher(teacher.network, self.plan.benchmark.precision) if teacher else None
+        sources = self._sources([member], images, shared)
+        for fault in self.failed.values():
+            raise fault
+        return sources[source_name(member.method) or ""], images
+
+    def _open(self) -> None:
+        """Make the images ready for all pipelines, and the foundry of artifacts."""
         plan, views = self.plan, self.plan.benchmark.views
         data, side = plan.data, plan.size
         splits = {"train": data.train, "test": data.test} | (
@@ -94,9 +127,6 @@ class Session:
             lambda name, batch_size: self._pipeline("train", key(0, "artifact", name), batch_size),
             self._judged, plan.device, self.reporter, self.checkpoint_seconds,
         )  # fmt: skip
-        pending = self._with_teachers(pending)
-        for seed in plan.seeds:
-            self._run_seed([m for m in pending if m.seed == seed])
 
     def _pipeline(self, split: str, seed: int, batch_size: int) -> Pipeline:
         images, (mean, std) = self._splits[split], self.plan.statistics
@@ -163,7 +193,7 @@ class Session:
         teacher = self._teacher_of(planned)
         shared = SharedTeacher(teacher.network, plan.benchmark.precision) if teacher else None
         sources = self._sources(planned, images, shared)
-        planned = [p for p in planned if (name := source_name(p)) is None or name in sources]
+        planned = [p for p in planned if (name := source_name(p.method)) is None or name in sources]
         if not planned:
             return
         setting = setting_of(plan, teacher=teacher is not None)
@@ -180,6 +210,10 @@ class Session:
             start=start, checkpoint_seconds=self.checkpoint_seconds,
             on_diverged=lambda member: self._finish(by_name[member.name], member, cohort),
         ))  # fmt: skip
+        self.reporter.message(
+            f"{plan.benchmark.name}, seed {seed}: {len(members)} students, {cohort.steps_run} steps, "
+            f"{cohort.teacher_passes} teacher passes"
+        )
         for name, member in members.items():
             if member.status == "training":
                 self._finish(by_name[name], member, cohort)
@@ -200,18 +234,24 @@ class Session:
         plan = self.plan
         sources: dict[str, Source] = {}
         for member in planned:
-            name = source_name(member)
+            name = source_name(member.method)
             if name is None or member.method.source is None or name in sources:
                 continue
             with self._setting_aside([member]):
                 torch.manual_seed(key(member.seed, "fit", name))
                 source = build_source(member.method.source, member.method.source_options)
                 own = {n: plan.artifacts[k] for n, k in member.artifacts.items() if n in source.trains}
+                builders = {n: partial(plan.build_network, plan.benchmark.section(n)) for n in source.builds}
                 source.fit(RunWorkshop(
-                    images, plan.data.train.labels, len(plan.data.classes), plan.statistics, member.seed,
-                    teacher if "teacher" in source.needs else None, own, self._foundry,
+                    images, plan.data, plan.statistics, member.seed,
+                    teacher if "teacher" in source.needs else None, own, builders, self._foundry,
                     plan.benchmark.precision,
                 ))  # fmt: skip
+                if dict(source.content()) != member.method.source_content:
+                    raise KdzooError(
+                        f"source {member.method.source!r}: what it reads has changed since it was checked. "
+                        f"Run the same command again."
+                    )
                 sources[name] = source
         return sources
 
@@ -225,7 +265,7 @@ class Session:
         parameters = [*network.parameters(), *(p for p in distiller.parameters() if p.requires_grad)]
         member = Member(
             method.name, network, Distillation(distiller, plan.benchmark.precision),
-            build_optimizer(section.recipe.optimizer, parameters), seed, source_name(planned),
+            build_optimizer(section.recipe.optimizer, parameters), seed, source_name(method),
             needs_teacher(method),
         )  # fmt: skip
         member.train_mode(True)
@@ -250,7 +290,7 @@ class Session:
             seed=planned.seed,
             method=planned.method.name,
             status="diverged" if member.status == "diverged" else "done",
-            settings=self._settings(planned),
+            settings=self._settings(planned, distiller),
             artifacts={name: self._foundry.made[k].notes for name, k in planned.artifacts.items()},
             epochs=member.epochs,
             accuracy=accuracy_of(member.epochs),
@@ -273,10 +313,11 @@ class Session:
             return []
         return ["The teacher is a checkpoint of the user's own and may have seen the validation images."]
 
-    def _settings(self, planned: PlannedMember) -> dict[str, Any]:
+    def _settings(self, planned: PlannedMember, distiller: Distiller | None) -> dict[str, Any]:
         plan, data = self.plan, self.plan.data
         recipe = plain_recipe(plan.benchmark.student)
         mean, std = plan.statistics
+        paired = [pair.described() for pair in distiller.pairs] if distiller is not None else []
         return {
             "data": {
                 "name": data.name, "fingerprint": data.fingerprint, "classes": len(data.classes),
@@ -292,7 +333,7 @@ class Session:
             "views": plan.protocol["data"]["views"],
             "precision": plan.benchmark.precision,
             "val_fraction": plan.benchmark.val_fraction,
-            "method": method_settings(planned.method),
+            "method": method_settings(planned.method, plan.benchmark) | ({"pairs": paired} if paired else {}),
         }  # fmt: skip
 
     def _timing(self, member: Member, cohort: Cohort) -> dict[str, Any]:
@@ -306,13 +347,9 @@ class Session:
             "shared_seconds_per_epoch": cohort.seconds / epochs if epochs else None,
             "basis": "measured around the member" if measured else "share of the cohort's time",
             "members": members,
+            "steps": cohort.steps_run,
+            "teacher_passes": cohort.teacher_passes,
         }
-
-
-def source_name(planned: PlannedMember) -> str | None:
-    """Name a member's source with its options, so that members with the same one share it."""
-    method = planned.method
-    return None if method.source is None else json.dumps([method.source, dict(method.source_options)])
 
 
 def grouped(members: list[PlannedMember], reporter: Reporter) -> dict[Position, list[PlannedMember]]:
@@ -343,4 +380,4 @@ def _resized(split: Split, side: int) -> Split:
     if split.images.shape[-1] == side:
         return split
     images: Tensor = resize(torch.from_numpy(split.images), side)
-    return Split(images.numpy(), split.labels)
+    return replace(split, images=images.numpy())

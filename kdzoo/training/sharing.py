@@ -60,17 +60,19 @@ class Shared:
             if key not in self._digests:
                 teacher = self._teacher_output()
                 torch.manual_seed(self._draws)
-                self._digests[key] = distiller.digest(teacher)
+                self._digests[key] = distiller.detached_digest(teacher)
                 self._watch("teacher", self._digests[key])
             digest = self._digests[key]
         self.guides[member] = Guide(soft_labels, dict(digest))
 
     def _soft_labels_of(self, source: str) -> SoftLabels:
         if source not in self._soft_labels:
-            if "teacher" in self._sources[source].needs:
+            needs = self._sources[source].needs
+            if "teacher" in needs:
                 self._teacher_output()
             torch.manual_seed(self._draws)
-            self._soft_labels[source] = self._sources[source](self._batch)
+            batch = self._batch if "indices" in needs else self._batch._replace(indices=None)
+            self._soft_labels[source] = self._sources[source](batch)
             self._watch("soft_labels", self._soft_labels[source])
         return self._soft_labels[source]
 

@@ -10,11 +10,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from kdzoo.data import Dataset
 from kdzoo.data.pipeline import Pipeline
 from kdzoo.keys import key
 from kdzoo.outputs import Batch, ModelOutput
 from kdzoo.training.artifacts import ArtifactPlan, Foundry
 from kdzoo.training.evaluation import CHUNK
+from kdzoo.training.loop import seeded_network
 from kdzoo.training.member import OwnLoss
 from kdzoo.training.networks import SharedTeacher, run_network
 
@@ -24,24 +26,26 @@ class RunWorkshop:
 
     Args:
         images: the run's training images.
-        labels: [N] their labels, on the host.
-        num_classes: K.
+        data: the data set that they are of.
         statistics: channel means and standard deviations.
         seed: the run's.
         teacher: shared by the cohort, None where the source declares no need of one.
         plans: the artifacts that the source declares, by name.
+        builders: of the networks that it declares to use untrained, by name.
         foundry: makes them.
         precision: of passes through networks.
     """
 
     def __init__(
-        self, images: Pipeline, labels: npt.NDArray[np.int64], num_classes: int,
-        statistics: tuple[tuple[float, ...], tuple[float, ...]], seed: int, teacher: SharedTeacher | None,
-        plans: Mapping[str, ArtifactPlan], foundry: Foundry, precision: str,
+        self, images: Pipeline, data: Dataset, statistics: tuple[tuple[float, ...], tuple[float, ...]],
+        seed: int, teacher: SharedTeacher | None, plans: Mapping[str, ArtifactPlan],
+        builders: Mapping[str, Callable[[], nn.Module]], foundry: Foundry, precision: str,
     ) -> None:  # fmt: skip
         self.seed = seed
-        self.num_classes = num_classes
-        self.labels = labels
+        self.num_classes = len(data.classes)
+        self.labels = data.train.labels
+        self.positions = data.train.positions
+        self.loaded = data.loaded
         self.device = images.images.device
         mean, std = (
             torch.tensor(s, dtype=torch.float32, device=self.device)[:, None, None] for s in statistics
@@ -50,6 +54,7 @@ class RunWorkshop:
         self._images = images
         self._teacher = teacher
         self._plans = plans
+        self._builders = builders
         self._foundry = foundry
         self._precision = precision
 
@@ -68,6 +73,15 @@ class RunWorkshop:
         # What the source draws afterwards must not depend on whether this one was trained or only read.
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             return self._foundry.make(self._plans[name], OwnLoss(loss, self._precision)).network
+
+    def untrained(self, name: str, purpose: str) -> nn.Module:
+        """Build a declared network with initial weights keyed by the run's seed; on the CPU, so that every
+        device has the same ones."""
+        if name not in self._builders:
+            raise ValueError(
+                f"a source that builds {name!r} must declare it in builds, which has {list(self._builders)}"
+            )
+        return seeded_network(self._builders[name], self.key(purpose)).to(self.device).eval()
 
     def key(self, purpose: str, *place: int) -> int:
         """Give the run's key for a draw."""

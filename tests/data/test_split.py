@@ -45,6 +45,21 @@ def test_every_class_gives_its_share_and_keeps_one(fraction: float, expected: li
     assert np.bincount(parted.train.labels).min() >= 1
 
 
+def test_parts_know_where_their_images_stood() -> None:
+    whole = numbered((100, 50, 31))
+    assert whole.train.positions is None
+    assert whole.loaded == 181
+    parted = split_validation(whole, 0.1)
+    assert parted.validation is not None
+    for part in (parted.train, parted.validation):
+        assert part.positions is not None
+        assert part.positions.dtype == np.int64
+        assert part.positions.tolist() == numbers(part)
+    assert parted.loaded == 181
+    # A data set that brings a validation part had nothing taken off.
+    assert dataclasses.replace(whole, validation=parted.validation).loaded == 181
+
+
 def test_split_is_constant_and_not_the_first_images() -> None:
     first, again = (split_validation(numbered((100, 50)), 0.1) for _ in range(2))
     assert first.fingerprint == again.fingerprint

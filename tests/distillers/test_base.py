@@ -3,8 +3,8 @@ import torch
 
 from kdzoo.checks import Count, Positive, UsageError
 from kdzoo.distillers import Distiller, build_distiller
+from kdzoo.functional.divergences import cross_entropy
 from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, scores
-from kdzoo.registry import DISTILLERS
 
 
 class Reader(Distiller):
@@ -71,31 +71,61 @@ def test_an_unknown_distiller_is_answered_with_the_nearest(setting):
         build_distiller("dkdd", setting)
 
 
-@pytest.mark.parametrize("name", DISTILLERS.names())
-def test_every_distiller_declares_itself(name, setting):
-    cls = DISTILLERS.find(name)
-    assert cls.paper
-    assert cls.version >= 1
-    assert cls.digest_scope in ("sample", "batch")
-    built = build_distiller(name, setting)
-    assert set(cls.digest_options) <= set(built.options)
-    assert built.options.keys() >= cls.scaled_options(40).keys()
-    network = torch.nn.Linear(1, 1)
-    assert built.deployed(network) is network or "deployed" in cls.__dict__
+class Looks(Distiller):
+    """Keeps what it is given, and adds the embedding's mean."""
+
+    needs = frozenset({"embedding", "soft_labels"})
+
+    def label_weight(self, progress: Progress) -> float:
+        return 0.5 if progress.epoch else 0.0
+
+    def forward(self, student, guide, batch, progress):
+        self.seen = student, guide, batch
+        return {"looks": student.embedding.mean()}
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in DISTILLERS.names() if DISTILLERS.find(n).needs == {"soft_labels"}]
-)
-def test_a_logit_method_gives_finite_scalars_and_writes_into_nothing(name, setting, logits, step):
-    student, teacher, labels = logits(6, 5, 0).requires_grad_(), logits(6, 5, 1), torch.arange(6) % 5
-    soft = scores(teacher)
-    versions = [t._version for t in (student, teacher, labels)]
-    terms = step(build_distiller(name, setting), student, soft, labels)
-    assert terms
-    for term in terms.values():
-        assert term.ndim == 0
-        assert term.isfinite()
-        assert term.requires_grad
-    assert versions == [t._version for t in (student, teacher, labels)]
-    assert not {"label", "loss"} & set(terms)
+def test_a_method_sees_what_it_declares_and_the_member_adds_the_labels(logits):
+    method, labels = Looks(), torch.tensor([0, 3])
+    student = OUTPUT._replace(logits=logits(2, 5, 0))
+    expected = {"label": 0.5 * cross_entropy(student.logits, labels).mean(), "looks": torch.tensor(1.0)}
+    batch = Batch(None, labels, None)
+    guide = Guide(scores(OUTPUT.logits), {})
+    assert list(method.terms(student, guide, batch, Progress(0, 2, 0, 1))) == ["looks"]
+    terms = method.terms(student, guide, batch, Progress(1, 2, 0, 1))
+    assert list(terms) == ["label", "looks"]
+    torch.testing.assert_close(terms, expected)
+    seen = method.seen[0]
+    assert (seen.logits is student.logits, seen.stages, seen.preactivations) == (True, None, None)
+    whole = method.loss(student, labels, teacher=OUTPUT, epoch=1, epochs=2)
+    torch.testing.assert_close(whole, sum(expected.values()))
+    # What it does not declare is not handed to it here, either.
+    assert dict(method.seen[1].teacher).keys() == {"embedding"}
+    assert method.seen[2].indices is None
+
+
+def test_what_a_loss_misses_is_named(logits):
+    labels = torch.tensor([0, 3])
+    with pytest.raises(UsageError, match=r"^Looks: it needs soft labels\. Give teacher=.*, or soft_labels="):
+        Looks().loss(OUTPUT, labels, epoch=0, epochs=1)
+    with pytest.raises(UsageError, match=r"^Looks: it needs the teacher's output\. Give teacher"):
+        Looks().loss(OUTPUT, labels, soft_labels=scores(logits(2, 5, 1)), epoch=0, epochs=1)
+
+
+def test_networks_that_do_not_return_what_a_method_needs_are_refused(setting):
+    with pytest.raises(UsageError, match=r"^pkt: it needs a teacher, got none\."):
+        build_distiller("pkt", setting._replace(teacher=None))
+    bare = setting.teacher._replace(stages=None)
+    with pytest.raises(UsageError) as caught:
+        build_distiller("at", setting._replace(student=bare, teacher=bare))
+    assert [line.split(", which")[0] for line in str(caught.value).splitlines()] == [
+        "at: it needs the student's stages", "at: it needs the teacher's stages"
+    ]  # fmt: skip
+
+
+def test_a_term_must_not_take_a_members_name(logits):
+    class Greedy(Distiller):
+        def forward(self, student, guide, batch, progress):
+            return {"loss": student.logits.mean()}
+
+    with pytest.raises(ValueError, match=r"must not be called \['loss'\]"):
+        Greedy().loss(logits(2, 5, 0), torch.tensor([0, 3]), epoch=0, epochs=1)

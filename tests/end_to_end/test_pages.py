@@ -45,7 +45,7 @@ def test_list_in_full_shows_options_and_papers(what: str, capsys: pytest.Capture
 def test_list_methods_shows_what_group_words_expand_to(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["list", "methods"])
     page = capsys.readouterr().out
-    assert "table8 expands to scratch, kd, dkd, dkd+reffakd, reffakd" in page
+    assert "table8 expands to scratch, at, kd, fitnet, kdsvd, pkt, rkd, dkd, dkd+reffakd, reffakd" in page
     assert "all expands to scratch, " in page
 
 

@@ -1,7 +1,8 @@
-"""The golden values, through the public functions and through the distillers with the label's term."""
+"""The golden values of the losses on logits and of ReffAKD's soft labels, through the public functions and
+through the distillers with the label's term."""
 
 import json
-import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,33 +29,17 @@ from kdzoo.sources.reffakd import class_similarity, smallest_gamma, soft_label_m
 
 FILES = {
     name: json.loads((Path(__file__).parent / f"{name}.json").read_text())
-    for name in ("kd", "dkd", "reffakd")
+    for name in ("kd", "dkd", "reffakd", "features")
 }
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 SHAPES = Shapes((7,), (4,), None, None)
 SETTING = Setting(SHAPES, None, None, 7, torch.zeros(6, dtype=torch.int64))
 
 
-def made(spec: dict[str, Any]) -> Tensor:
-    """Make an input from its generator; one that was derived carries its numbers."""
-    if spec["generator"] == "labels":
-        return torch.tensor([(spec["a"] * n + spec["b"]) % spec["K"] for n in range(spec["N"])])
-    if spec["generator"] != "wave":
-        return torch.tensor(spec["values"], dtype=torch.float64)
-    shape, phase = spec["shape"], spec["phase"]
-    numbers = [
-        2 * math.sin(0.7 * i + phase) + math.cos(1.3 * ((i * i) % 101) + phase)
-        for i in range(math.prod(shape))
-    ]
-    values = torch.tensor(numbers, dtype=torch.float64).reshape(shape) * spec.get("scale", 1.0)
-    values = values.abs() if spec.get("abs") else values
-    return values.softmax(dim=-1) if spec.get("softmax") else values
-
-
 @pytest.mark.parametrize(
     ("file", "name"), [(f, n) for f, content in FILES.items() for n in content["inputs"]]
 )
-def test_generators_make_the_recorded_inputs(file, name):
+def test_generators_make_the_recorded_inputs(file, name, made):
     spec = FILES[file]["inputs"][name]
     values = made(spec)
     if "values" in spec:
@@ -69,10 +54,9 @@ def test_generators_make_the_recorded_inputs(file, name):
 class Case:
     """An entry with its inputs in a precision; the student's logits take part in gradients."""
 
-    def __init__(self, file: str, name: str, dtype: torch.dtype) -> None:
-        self.entry = FILES[file]["entries"][name]
+    def __init__(self, entry: dict[str, Any], inputs: dict[str, Tensor], dtype: torch.dtype) -> None:
+        self.entry = entry
         self.tolerance = TOLERANCE[dtype]
-        inputs = {k: made(FILES[file]["inputs"][v]) for k, v in self.entry["inputs"].items()}
         self.labels = inputs.pop("y")
         inputs = {k: v.to(dtype) for k, v in inputs.items()}
         self.student = inputs.pop("s").requires_grad_()
@@ -104,40 +88,49 @@ class Case:
         return distiller.label_weight(progress), torch.stack(list(terms.values())).sum()
 
 
-KD = [("kd", name) for name in FILES["kd"]["entries"]] + [
-    ("reffakd", "loss_eq2"),
-    ("reffakd", "loss_elementmean"),
+@pytest.fixture
+def read(made) -> Callable[[str, str, torch.dtype], Case]:
+    def find(file: str, name: str, dtype: torch.dtype) -> Case:
+        entry = FILES[file]["entries"][name]
+        return Case(entry, {k: made(FILES[file]["inputs"][v]) for k, v in entry["inputs"].items()}, dtype)
+
+    return find
+
+
+OPTIONS = {"elementmean": {"reduction": "elementmean"}, "cross_entropy": {"divergence": "cross_entropy"}}
+KD = [
+    (file, name, next((options for end, options in OPTIONS.items() if name.endswith(end)), {}))
+    for file, name in [("kd", n) for n in FILES["kd"]["entries"]]
+    + [("reffakd", n) for n in FILES["reffakd"]["entries"] if n.startswith("loss_")]
 ]
 DTYPES = [torch.float64, torch.float32]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("file", "name"), KD)
-def test_kd_and_reffakd_losses(file, name, dtype):
-    case = Case(file, name, dtype)
-    reduction = "elementmean" if name.endswith("elementmean") else "batchmean"
-    kl = kd_loss(case.student, case.soft_labels, temperature=case["T"], reduction=reduction).mean()
+@pytest.mark.parametrize(("file", "name", "options"), KD)
+def test_kd_and_reffakd_losses(file, name, options, dtype, read):
+    case = read(file, name, dtype)
+    soft = kd_loss(case.student, case.soft_labels, temperature=case["T"], **options).mean()
     ce = cross_entropy(case.student, case.labels).mean()
-    case.check("kl", kl)
-    case.check("loss", (1 - case["alpha"]) * ce + case["alpha"] * kl)
+    case.check("soft_ce" if "divergence" in options else "kl", soft)
+    case.check("loss", (1 - case["alpha"]) * ce + case["alpha"] * soft)
     if "ce" in case.entry["value"]:
         case.check("ce", ce)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("file", "name"), KD)
-def test_kd_class_with_its_label_term(file, name, dtype):
-    case = Case(file, name, dtype)
-    reduction = "elementmean" if name.endswith("elementmean") else "batchmean"
-    options = {"temperature": case["T"], "alpha": case["alpha"], "reduction": reduction}
+@pytest.mark.parametrize(("file", "name", "options"), KD)
+def test_kd_class_with_its_label_term(file, name, options, dtype, read):
+    case = read(file, name, dtype)
+    options = {"temperature": case["T"], "alpha": case["alpha"], **options}
     weight, term = case.terms(build_distiller("kd", SETTING, options))
     case.check("loss", weight * cross_entropy(case.student, case.labels).mean() + term)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", FILES["dkd"]["entries"])
-def test_dkd_losses(name, dtype):
-    case = Case("dkd", name, dtype)
+def test_dkd_losses(name, dtype, read):
+    case = read("dkd", name, dtype)
 
     def part(alpha: float, beta: float) -> Tensor:
         return dkd_loss(
@@ -155,27 +148,16 @@ def test_dkd_losses(name, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", FILES["dkd"]["entries"])
-def test_dkd_class_with_its_label_term(name, dtype):
-    case = Case("dkd", name, dtype)
+def test_dkd_class_with_its_label_term(name, dtype, read):
+    case = read("dkd", name, dtype)
     options = {"temperature": case["T"], "alpha": case["alpha"], "beta": case["beta"], "warmup": 0}
     weight, term = case.terms(build_distiller("dkd", SETTING, options))
     case.check("loss", term)
     case.check("loss_with_ce", weight * cross_entropy(case.student, case.labels).mean() + term)
 
 
-def test_soft_cross_entropy_is_eq_2_and_the_entropy_of_the_labels():
-    """The CIFAR-100 notebook's loss: another value than eq. 2, the same gradient."""
-    case = Case("reffakd", "loss_soft_cross_entropy", torch.float64)
-    log_probs = case.soft_labels.log_probs(case["T"])
-    entropy = -(log_probs.exp() * log_probs).sum(dim=1).mean()
-    soft_ce = kd_loss(case.student, case.soft_labels, temperature=case["T"]).mean() + case["T"] ** 2 * entropy
-    case.check("soft_ce", soft_ce)
-    ce = cross_entropy(case.student, case.labels).mean()
-    case.check("loss", case["alpha"] * soft_ce + (1 - case["alpha"]) * ce)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_reffakd_similarity_gamma_and_soft_labels(dtype):
+def test_reffakd_similarity_gamma_and_soft_labels(dtype, made):
     entry = FILES["reffakd"]["entries"]["similarity"]
     embeddings = made(FILES["reffakd"]["inputs"][entry["inputs"]["embeddings"]]).to(dtype)
     labels = torch.tensor(entry["labels"]["values"])

@@ -200,7 +200,7 @@ class Careless(Distiller):
 
     def digest(self, teacher: ModelOutput) -> dict[str, Tensor]:
         if self.act == "write":
-            teacher.logits.mul_(0)
+            teacher.embedding.mul_(0)
             return {}
         return {"noise": torch.rand_like(teacher.embedding)}
 

@@ -107,7 +107,11 @@ def test_answer_to_a_writing_method_is_a_line_and_no_traceback(
 
 @pytest.mark.parametrize(
     ("culprit", "tensor"),
-    [("kd+rough", "batch.images"), ("dkd+rough:act=write", "batch.images"), ("careless", "teacher.logits")],
+    [
+        ("kd+rough", "batch.images"),
+        ("dkd+rough:act=write", "batch.images"),
+        ("careless", "teacher.embedding"),
+    ],
 )
 @pytest.mark.parametrize("order", ["{},kd,scratch", "scratch,kd,{}"])
 def test_source_or_digest_that_writes_is_named(

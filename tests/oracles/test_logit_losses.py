@@ -104,6 +104,22 @@ def test_kd_of_probabilities_leaves_them_alone(case):
 
 
 @settings(deadline=None, max_examples=60)
+@given(cases(soft=st.integers(0, 4)))
+def test_kd_as_cross_entropy_is_the_notebooks(case):
+    """ReffAKD's notebook for CIFAR-100: - T^2 sum_k q_k log p_k."""
+    student, counts, _, temperature = case
+    soft = shares(counts)
+    found = kd_loss(
+        tensor(student), probabilities(tensor(soft)), temperature=temperature, divergence="cross_entropy"
+    )
+    expected = [
+        -(temperature**2) * sum(a * math.log(b) for a, b in zip(q, softmax(s, temperature), strict=True))
+        for s, q in zip(student, soft, strict=True)
+    ]
+    assert found.tolist() == pytest.approx(expected, **CLOSE)
+
+
+@settings(deadline=None, max_examples=60)
 @given(cases(), st.floats(0, 3), st.floats(0, 10))
 def test_dkd_of_scores_is_zhaos_eq_7(case, alpha, beta):
     student, teacher, labels, temperature = case

@@ -22,15 +22,28 @@ class Encoder(nn.Module):
         return (embedding / 2).reshape(-1, 1, 2, 3)
 
 
+class Random(nn.Module):
+    """Its embedding is drawn from the image; its weights are a function of a key."""
+
+    def __init__(self, stream: int) -> None:
+        super().__init__()
+        self.weights = torch.tensor(uniforms(stream, range(6), 5), dtype=torch.float32)
+
+    def forward(self, images: Tensor) -> ModelOutput:
+        return ModelOutput(None, images.flatten(1) @ self.weights)
+
+
 class FakeWorkshop:
     def __init__(self, labels: list[int], seed: int = 0) -> None:
         self.seed = seed
         self.num_classes = max(labels) + 1
         self.labels = np.asarray(labels, dtype=np.int64)
+        self.positions, self.loaded = None, len(labels)
         self.mean, self.std = torch.full((1, 1, 1), 0.5), torch.full((1, 1, 1), 0.25)
         self.device = torch.device("cpu")
         self.asked: list[dict[str, Any]] = []
         self.losses: dict[str, Callable[[nn.Module, Batch], Tensor]] = {}
+        self.built: list[tuple[str, str]] = []
 
     def pixels(self, index: int, *place: int) -> list[float]:
         """Images of a class lie near each other; a view is another image nearby."""
@@ -43,6 +56,10 @@ class FakeWorkshop:
     def train(self, name: str, loss: Callable[[nn.Module, Batch], Tensor]) -> nn.Module:
         self.losses[name] = loss
         return Encoder()
+
+    def untrained(self, name: str, purpose: str) -> nn.Module:
+        self.built.append((name, purpose))
+        return Random(self.key(purpose))
 
     def key(self, purpose: str, *place: int) -> int:
         return key(self.seed, purpose, *place)

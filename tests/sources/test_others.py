@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 import torch
 
-from kdzoo.checks import Count, UsageError
+from kdzoo.checks import Count, UsageError, options_of
 from kdzoo.outputs import Batch
 from kdzoo.registry import DISTILLERS, SOURCES
 from kdzoo.sources import Source, build_source
@@ -51,17 +52,21 @@ def test_unknown_sources_and_options_are_answered_with_the_nearest():
 
 
 @pytest.mark.parametrize("name", SOURCES.names())
-def test_every_source_declares_itself_and_gives_distributions(name, workshop):
+def test_every_source_declares_itself_and_gives_distributions(name, workshop, tmp_path):
     cls = SOURCES.find(name)
     assert cls.paper
     assert cls.version >= 1
     assert cls.needs <= {"teacher", "indices"}
     assert cls.shorthand in ("", *DISTILLERS.names())
-    source = build_source(name)
+    assert cls.follows in ("", *SOURCES.names())
+    required = {"path": str(tmp_path / "rows.npy"), "kind": "scores"}
+    np.save(required["path"], np.arange(16.0).reshape(4, 4))
+    source = build_source(name, {o: required[o] for o, option in options_of(cls).items() if option.required})
     assert set(cls.train_options) <= set(source.options)
     shop = workshop(LABELS)
     source.fit(shop)
-    assert set(shop.losses) <= set(cls.trains)
+    assert set(shop.losses) == set(cls.trains)
+    assert {section for section, _ in shop.built} == set(cls.builds)
     rows = source(BATCH).log_probs(4.0)
     assert rows.shape == (5, 4)
     torch.testing.assert_close(rows.exp().sum(dim=1), torch.ones(5))

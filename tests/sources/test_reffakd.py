@@ -120,7 +120,8 @@ def test_draws_follow_the_seed_and_repeat(workshop):
 
 
 def test_a_class_of_one_image_is_refused(workshop):
-    with pytest.raises(UsageError, match=r"every class needs at least two images, classes \[1\] have fewer"):
+    message = r"^class_similarity: every class needs at least two images, classes \[1\] have fewer"
+    with pytest.raises(UsageError, match=message):
         fitted(workshop([0, 0, 1, 2, 2]))
 
 

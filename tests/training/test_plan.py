@@ -5,6 +5,7 @@ import torch
 from kdzoo.checks import UsageError
 from kdzoo.data.base import Dataset, Split
 from kdzoo.distillers.dkd import DKD
+from kdzoo.registry import SOURCES
 from kdzoo.sources.reffakd import ReffAKD
 from kdzoo.training import plan as planning
 from kdzoo.training.benchmark import load_benchmark
@@ -229,6 +230,85 @@ def test_a_device_that_is_not_here_is_refused(name, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError, match=f"device must be cpu, as torch sees no GPU here, got '{name}'"):
         choose_device(name)
+
+
+def test_who_follows_a_source_shares_its_artifact_and_its_version(plan, monkeypatch):
+    methods = "reffakd,kd+permuted,dkd+label_smoothing"
+    found = plan(methods)
+    (artifact,) = found.artifacts.values()
+    source = artifact.settings["source"]
+    assert source == {"name": "reffakd", "version": 1, "options": {"target": "normalised"}}
+    assert {tuple(m.artifacts.items()) for m in found.members} == {(("autoencoder", artifact.key),)}
+    assert len({m.key for m in found.members}) == 3
+    (other,) = plan("kd+permuted:target=pixels").artifacts.values()
+    assert other.key == next(iter(plan("reffakd:target=pixels").artifacts)) != artifact.key
+    monkeypatch.setattr(ReffAKD, "version", 2)
+    raised = plan(methods)
+    assert not {m.key for m in raised.members} & {m.key for m in found.members}
+    assert len(raised.artifacts) == 1
+
+
+def test_what_a_follower_trains_of_its_own_is_its_own(plan, monkeypatch):
+    permuted = SOURCES.find("permuted")
+    monkeypatch.setattr(permuted, "trains", ("autoencoder", "teacher"))
+    by_name = {a.name: a.settings["source"]["name"] for a in plan("kd+permuted").artifacts.values()}
+    assert by_name == {"autoencoder": "reffakd", "teacher": "permuted"}
+
+
+def test_a_network_that_is_built_untrained_is_part_of_the_key(keys):
+    methods = "kd+random_cae,kd+permuted,kd+pixels,scratch"
+    before = keys(methods)
+    after = keys(methods, cfg_options={"autoencoder.network.type": "resnet8"})
+    assert {name for name in before if before[name] != after[name]} == {"kd+random_cae", "kd+permuted"}
+    # How the section would be trained is nothing to one that is not.
+    longer = keys(methods, section_epochs={"autoencoder": 7})
+    assert {name for name in before if before[name] != longer[name]} == {"kd+permuted"}
+    for wrong, message in (
+        ({"type": "autoencodr"}, "Did you mean 'autoencoder'"),
+        ({"depth": 3}, "model autoencoder: it has no options, got 'depth'"),
+    ):
+        options = {f"autoencoder.network.{name}": value for name, value in wrong.items()}
+        with pytest.raises(UsageError, match=message):
+            keys("kd+random_cae", cfg_options=options)
+
+
+def test_method_settings_grow_only_where_there_is_something_to_say(plan, monkeypatch):
+    monkeypatch.setattr(SOURCES.find("uniform"), "content", lambda source: {"sha256": "f" * 64})
+    found = plan(METHODS + ",kd+random_cae")
+    settings = {m.name: planning.method_settings(m, found.benchmark) for m in found.methods}
+    usual = {"distiller", "options", "version", "source", "source_options", "source_version"}
+    extra = {name: {k: v for k, v in s.items() if k not in usual} for name, s in settings.items()}
+    assert extra.pop("kd+uniform") == {"source_content": {"sha256": "f" * 64}}
+    assert extra.pop("kd+random_cae") == {
+        "source_builds": {"autoencoder": {"network": "autoencoder", "options": {}}}
+    }  # fmt: skip
+    assert not any(extra.values())
+
+
+def test_content_of_a_source_is_part_of_the_key(keys, monkeypatch):
+    before = keys(METHODS)
+    monkeypatch.setattr(SOURCES.find("uniform"), "content", lambda source: {"sha256": "f" * 64})
+    after = keys(METHODS)
+    assert {name for name in before if before[name] != after[name]} == {"kd+uniform"}
+
+
+def test_a_source_is_looked_at_once_however_many_read_it(plan, monkeypatch):
+    asked = []
+    monkeypatch.setattr(ReffAKD, "check", lambda source, setting: asked.append(setting))
+    plan("reffakd,dkd+reffakd,kd:alpha=0.5+reffakd,dkd+reffakd:draws=2", seeds=3)
+    assert len(asked) == 2
+
+
+def test_sources_are_told_where_images_stood(plan, monkeypatch):
+    asked = []
+    monkeypatch.setattr(ReffAKD, "check", lambda source, setting: asked.append(setting))
+    plan("reffakd")
+    plan("reffakd", val_fraction=0.25)
+    whole, parted = asked
+    assert (whole.positions, whole.loaded) == (None, 40)
+    assert parted.loaded == 40
+    assert len(parted.positions) == len(parted.labels) == 30
+    assert torch.equal(parted.positions % 10, parted.labels)
 
 
 def test_a_changed_plug_in_is_another_member(keys, monkeypatch):

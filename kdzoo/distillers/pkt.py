@@ -1,0 +1,85 @@
+"""PKT: give the batch the neighbourhoods that it has in the teacher's embedding.
+
+Passalis and Tefas 2018, "Learning Deep Representations with Probabilistic Knowledge Transfer", ECCV,
+https://arxiv.org/abs/1803.10837
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kdzoo.checks import NonNegative, Positive
+from kdzoo.distillers.base import Distiller
+from kdzoo.outputs import Batch, Guide, ModelOutput, Progress
+from kdzoo.registry import DISTILLERS
+
+
+def neighbours(embedding: Tensor, *, eps: float) -> Tensor:
+    """Compute how likely each sample picks each other: (cosine + 1) / 2, as shares of its row.
+
+    Args:
+        embedding: [N, D]; a zero row has cosine 0 with all, itself included.
+        eps: added to the lengths, as in the authors' code.
+
+    Returns:
+        [N, N], rows of sum 1.
+
+    Source: Passalis and Tefas 2018, eqs. 5 and 6. Paper: without the diagonal; authors' code and here: with
+        it.
+    """
+    lengths: Tensor = torch.linalg.vector_norm(embedding, dim=1, keepdim=True)
+    nothing = lengths == 0
+    # A zero row has no direction and takes no gradient; the formula's would be 1 / eps.
+    directions = (embedding / (lengths + eps).masked_fill(nothing, 1.0)).masked_fill(nothing, 0.0)
+    # Rounding takes the cosine of opposite rows below -1.
+    affinities = ((directions @ directions.T + 1) / 2).clamp(min=0.0)
+    return affinities / affinities.sum(dim=1, keepdim=True)
+
+
+def pkt_loss(student_embedding: Tensor, teacher_embedding: Tensor, *, eps: float) -> Tensor:
+    """Compute the mean of p_t log((p_t + eps) / (p_s + eps)) over all pairs of the batch.
+
+    Args:
+        student_embedding: [N, D].
+        teacher_embedding: [N, E]; the two sizes may differ.
+        eps: keeps the logarithms finite, at least 0; without it a student's 0 costs infinitely much.
+
+    Returns:
+        A scalar in nats, the mean over N x N entries, the diagonal included.
+
+    Source: Passalis and Tefas 2018, eq. 9. Paper: the sum; authors' code and here: the mean.
+    """
+    student, teacher = (neighbours(e, eps=eps) for e in (student_embedding, teacher_embedding))
+    # 0 log 0 is 0, with eps = 0 too.
+    never = teacher == 0
+    ratios = (teacher + eps).masked_fill(never, 1.0) / (student + eps).masked_fill(never, 1.0)
+    return (teacher * ratios.log()).mean()
+
+
+@DISTILLERS.register("pkt")
+class PKT(Distiller):
+    """CE + weight x the divergence of the student's neighbourhoods from the teacher's.
+
+    Args:
+        weight: of the term. Default: the public CIFAR-100 benchmarks', which divide by N x N.
+        eps: keeps divisions and logarithms finite. Default: the authors' code.
+    """
+
+    needs = frozenset({"embedding"})
+    paper = (
+        "Passalis and Tefas 2018, Learning Deep Representations with Probabilistic Knowledge Transfer, ECCV, "
+        "https://arxiv.org/abs/1803.10837"
+    )
+    year = 2018
+
+    def __init__(self, *, weight: NonNegative = 30000.0, eps: Positive = 1e-7) -> None:
+        super().__init__()
+        self.weight = weight
+        self.eps = eps
+
+    def forward(
+        self, student: ModelOutput, guide: Guide, batch: Batch, progress: Progress
+    ) -> dict[str, Tensor]:
+        """Give the divergence of neighbourhoods."""
+        return {"pkt": self.weight * pkt_loss(student.embedding, guide.teacher["embedding"], eps=self.eps)}

@@ -1,0 +1,65 @@
+"""Leading singular vectors without a full decomposition, with a gradient that is exact and stays finite."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from kdzoo.functional.vectors import unit
+
+# Gaps between eigenvalues below this share of the largest one count as equal in the gradient.
+GAP = 1e-5
+
+
+class Leading(NamedTuple):
+    """The leading singular vectors of a stage.
+
+    Attributes:
+        vectors: [N, D, k], of unit length, or zero where a sample has fewer.
+        values: [N, k], singular values in descending order.
+    """
+
+    vectors: Tensor
+    values: Tensor
+
+
+def leading_vectors(matrices: Tensor, k: int) -> Leading:
+    """Find the leading right singular vectors of matrices, through the smaller of their two Gram matrices.
+
+    Values are those of an eigendecomposition without gradient; the gradient is its first-order perturbation,
+    which is exact where eigenvalues differ and stays finite where they do not: directions inside an
+    eigenspace of equal values are arbitrary, and take none. On CUDA torch's eigendecomposition waits for the
+    device, the one place where a step of the zoo does.
+
+    Args:
+        matrices: [N, R, D].
+        k: how many; matrices with fewer rows or columns get zeros for the rest.
+
+    Returns:
+        Vectors in descending order of their singular values; the gradient flows through them alone.
+    """
+    # The same vectors at every scale; at this one no square leaves the range of float32.
+    largest = matrices.detach().abs().amax(dim=(1, 2), keepdim=True)
+    scaled = matrices / largest.masked_fill(largest == 0, 1.0)
+    wide = scaled.shape[1] < scaled.shape[2]
+    gram = scaled @ scaled.mT if wide else scaled.mT @ scaled
+    fixed = gram.detach()
+    eigenvalues, basis = torch.linalg.eigh(fixed.nan_to_num())
+    # What is not finite is no error, as in other losses: it is NaN, so that the student counts as diverged.
+    lost = ~fixed.isfinite().all(dim=2).all(dim=1, keepdim=True)
+    eigenvalues, basis = eigenvalues.flip(-1).masked_fill(lost, torch.nan), basis.flip(-1)
+    first, some = eigenvalues[:, :1], basis[:, :, :k]
+    # How the leading vectors turn with the matrix: V (F * V' dA V), with F = 1 / (gap between eigenvalues).
+    gaps = eigenvalues[:, None, :k] - eigenvalues[:, :, None]
+    floor = (GAP * first[:, None]) ** 2
+    inverse = (gaps / (gaps**2 + floor)).masked_fill((gaps == 0) | (first[:, None] <= 0), 0.0)
+    vectors = some + basis @ (inverse * (basis.mT @ (gram - fixed) @ some))
+    # Below the resolution of the arithmetic a direction is noise.
+    noise = eigenvalues[:, :k] <= first * gram.shape[-1] * torch.finfo(gram.dtype).eps
+    vectors = vectors.masked_fill(noise[:, None], 0.0)
+    values = eigenvalues[:, :k].clamp(min=0.0).sqrt() * largest[:, 0]
+    vectors = unit(scaled.mT @ vectors, dim=1) if wide else vectors
+    return Leading(*(pad(found, (0, k - some.shape[2])) for found in (vectors, values)))

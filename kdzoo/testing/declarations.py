@@ -1,0 +1,230 @@
+"""Rules about what a distiller declares: its papers and options, its needs, and the form of its terms."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdzoo.checks import Option, UsageError, options_of
+from kdzoo.distillers import Distiller, build_distiller
+from kdzoo.distillers.base import NEEDS
+from kdzoo.outputs import Progress
+from kdzoo.testing.contract import ContractError, seed
+from kdzoo.testing.deployment import deployed_logits
+from kdzoo.testing.inputs import POSITIONS, Case
+from kdzoo.testing.options import idle_option
+from kdzoo.testing.subject import Subject, numbers, step, told
+
+EPOCHS = (1, 2, 40, 240)
+
+
+def declares_itself(subject: Subject) -> None:
+    """Paper, version, needs, scope and options are declared and documented."""
+    cls = subject.cls
+    odd = sorted(cls.needs - NEEDS)
+    if odd:
+        raise ContractError(f"needs must be of {sorted(NEEDS)}, got {odd}.")
+    if not cls.paper.strip():
+        raise ContractError(
+            "paper must say where the method comes from, got nothing. 'none: why' is an answer."
+        )
+    if not isinstance(cls.version, int) or cls.version < 1:
+        raise ContractError(f"version must be an integer from 1, got {cls.version!r}.")
+    if cls.digest_scope not in ("sample", "batch"):
+        raise ContractError(f"digest_scope must be 'sample' or 'batch', got {cls.digest_scope!r}.")
+    if not (vars(cls).get("__doc__") or "").strip():
+        raise ContractError("its class must have a docstring; its first line is shown by `kdzoo list`.")
+    options = options_of(cls)
+    if not isinstance(cls.digest_options, tuple):
+        raise ContractError(f"digest_options must be a tuple of names, got {cls.digest_options!r}.")
+    unknown = sorted(set(cls.digest_options) - set(options))
+    if unknown:
+        raise ContractError(f"digest_options must name options of its own, got {unknown}.")
+    check_options(options)
+    for epochs in EPOCHS:
+        with told(f"in scaled_options({epochs})"):
+            scaled = cls.scaled_options(epochs)
+        strange = sorted(set(scaled) - set(options))
+        if strange:
+            raise ContractError(f"scaled_options must give options of its own, got {strange}.")
+        for name, value in scaled.items():
+            check_value(options[name], value, f"scaled_options({epochs})")
+
+
+def check_options(options: Mapping[str, Option]) -> None:
+    """Raise where an option is not documented, or its default is none that it accepts.
+
+    Args:
+        options: by name.
+
+    Raises:
+        ContractError: what is wrong.
+    """
+    silent = [name for name, option in options.items() if not option.doc]
+    if silent:
+        raise ContractError(f"options {silent} must stand in the class docstring under 'Args:', one by one.")
+    for name, option in options.items():
+        if not option.required:
+            check_value(option, option.default, f"the default of {name}")
+
+
+def check_value(option: Option, value: object, who: str) -> None:
+    """Raise where an option does not accept a value of its own class.
+
+    Args:
+        option: of the class.
+        value: that the class itself gives it.
+        who: gives it, for the message.
+
+    Raises:
+        ContractError: what is accepted.
+    """
+    try:
+        option.parse(who, value)
+    except UsageError as error:
+        raise ContractError(str(error)) from error
+
+
+def gets_only_what_it_declares(subject: Subject) -> None:
+    """It runs on the declared fields alone, all others are None; and it is the same where there is more."""
+    case, declared = subject.ordinary, f"needs = {sorted(subject.cls.needs)}"
+    try:
+        step(subject.build(case), case)
+    except (TypeError, AttributeError, KeyError) as error:
+        raise ContractError(
+            f"it fails with {type(error).__name__}: {error}. It gets the fields that it declares, "
+            f"{declared}, and None for all others. Declare what it reads."
+        ) from error
+    with torch.random.fork_rng(devices=[]):
+        seed(0)
+        beside = build_distiller(subject.cls, case.setting, subject.options).train()
+    if numbers(beside, subject.ordinary) != numbers(subject.build(case), subject.ordinary):
+        raise ContractError(
+            "its numbers are others where another method brings a teacher. Read no more of the setting than "
+            f"is declared, {declared}."
+        )
+
+
+def can_be_planned_before_the_teacher_is_made(subject: Subject) -> None:
+    """It is built from shapes alone: pairs are refused before a teacher is trained or loaded."""
+    case = subject.ordinary
+    if "classifier" not in subject.cls.needs or case.head is None:
+        return
+    try:
+        subject.build(case._replace(head=case.head.to("meta")))
+    except Exception as error:
+        raise ContractError(
+            f"it reads the numbers of the teacher's classifier when it is built ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}). A plan builds it once when there are none yet: copy the module."
+        ) from error
+
+
+def uses_what_it_declares(subject: Subject) -> None:
+    """Every declared field changes a number; what is not read costs every run a teacher for nothing."""
+    for field in sorted(subject.cls.needs):
+        case = subject.ordinary
+        changed = _with_another(field, case)
+        if changed is None or _twice(subject, case, case) != _twice(subject, case, changed):
+            continue
+        if field == "classifier" and _deploys_classifier(subject):
+            continue
+        whose = field if field == "indices" else f"the teacher's {field.replace('_', ' ')}"
+        raise ContractError(f"{whose} change nothing. Take {field!r} out of needs.")
+
+
+def _with_another(field: str, case: Case) -> Case | None:
+    other = case.changed()
+    if field == "indices":
+        return case._replace(batch=case.batch._replace(indices=other.batch.indices))
+    if field == "classifier":
+        return case._replace(head=_another_head(case.head)) if case.head is not None else None
+    if field == "soft_labels" and case.probabilities is not None:
+        return case._replace(probabilities=other.probabilities)
+    name = "logits" if field == "soft_labels" else field
+    return case._replace(teacher=case.teacher._replace(**{name: getattr(other.teacher, name)}))
+
+
+def _another_head(head: torch.nn.Module | None) -> torch.nn.Module | None:
+    changed = copy.deepcopy(head)
+    for parameter in changed.parameters() if changed is not None else ():
+        parameter.data += 0.5
+    return changed
+
+
+def _twice(subject: Subject, first: Case, later: Case) -> list[Any]:
+    """Give numbers of two batches in a row: positions matter to what remembers those of an earlier one."""
+    distiller = subject.build(later)
+    return numbers(distiller, first.fresh()) + numbers(distiller, later.fresh())
+
+
+def _deploys_classifier(subject: Subject) -> bool:
+    found = [deployed_logits(subject, change_head=change) for change in (lambda head: head, _another_head)]
+    return any(one is not None and one != other for one, other in zip(*found, strict=True))
+
+
+def returns_named_scalars(subject: Subject) -> None:
+    """A step gives a mapping of names to scalars, the same names whatever the batch, and one term or more."""
+    names: dict[int, list[str]] = {}
+    for case, distiller in subject.each_case():
+        for progress in POSITIONS:
+            terms = step(distiller, case, progress)
+            for name, term in terms.items():
+                _check_term(name, term)
+            expected = names.setdefault(progress.epoch, list(terms))
+            if list(terms) != expected:
+                raise ContractError(
+                    f"its terms must be the same in all steps of an epoch, got {list(terms)}, "
+                    f"before that {expected}."
+                )
+            if not terms:
+                raise ContractError(
+                    f"there is nothing to train for in epoch {progress.epoch}: no term, and label_weight 0."
+                )
+
+
+def _check_term(name: object, term: object) -> None:
+    if not isinstance(name, str):
+        raise ContractError(f"a term's name must be a text, got {name!r}.")
+    if not isinstance(term, Tensor) or term.ndim:
+        got = f"{type(term).__name__} of shape {tuple(getattr(term, 'shape', ()))}"
+        raise ContractError(f"term {name!r} must be a scalar tensor, got {got}. Reduce it.")
+    if not term.is_floating_point():
+        raise ContractError(f"term {name!r} must be a floating-point number, got {term.dtype}.")
+
+
+def label_weight_is_a_finite_number(subject: Subject) -> None:
+    """The factor of cross-entropy is a number from 0 on in every epoch, however many there are."""
+    distiller = subject.build(subject.ordinary)
+    for progress in (Progress(epoch, epochs, 0, 1) for epochs in EPOCHS for epoch in range(epochs)):
+        where = f"in epoch {progress.epoch} of {progress.epochs}"
+        with told(where):
+            weight = distiller.label_weight(progress)
+        if not isinstance(weight, (int, float)) or not math.isfinite(weight) or weight < 0:
+            raise ContractError(f"label_weight must be a number from 0 on, got {weight!r} {where}.")
+
+
+def every_option_changes_a_number(subject: Subject) -> None:
+    """No option is parsed and ignored, and none of its choices does what another does."""
+    cases = [subject.cases[0], *(c for c in subject.cases[1:] if c.name == "networks of one shape")]
+    deploys = subject.cls.deployed is not Distiller.deployed
+
+    def found(options: Mapping[str, Any]) -> list[Any]:
+        results: list[Any] = []
+        for case in cases:
+            fresh = case.fresh()
+            try:
+                results.append(numbers(subject.build(fresh, **options), fresh))
+            except UsageError:
+                results.append(None)
+        return results + (deployed_logits(subject, **options) if deploys else [])
+
+    fault = idle_option(options_of(subject.cls), subject.options, found)
+    if fault:
+        raise ContractError(
+            f"{fault}, no term, gradient, label weight or deployed logit. Use it, or drop it."
+        )

@@ -1,0 +1,151 @@
+"""A workshop small enough for checks: it trains in a blink, and gives a source no more than it declares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from kdzoo.keys import key
+from kdzoo.models import build_model, output_shapes
+from kdzoo.outputs import Batch, ModelOutput, Setting
+from kdzoo.sources.base import Source
+from kdzoo.testing.contract import ContractError, Watch, seed
+from kdzoo.testing.subject import named
+
+SIZE, STEPS = 32, 3
+Builders = Mapping[str, Callable[[], nn.Module]]
+
+
+class CheckWorkshop:
+    """The workshop of one source under check (see `kdzoo.sources.base.Workshop`).
+
+    Args:
+        source: its declarations bound what it gets.
+        classes: K.
+        count: training images.
+        networks: how to build the networks that sources train or use untrained, by section.
+        run: its seed.
+
+    Attributes:
+        asked: what the source asked for: "teacher", and the names that it trained or built.
+        lent: the networks that it got, with their names.
+        watch: all that it got and others get too.
+    """
+
+    def __init__(
+        self,
+        source: type[Source],
+        *,
+        classes: int,
+        count: int,
+        networks: Builders | None = None,
+        run: int = 0,
+    ) -> None:
+        self.seed = run
+        self.num_classes = classes
+        self.labels: npt.NDArray[np.int64] = np.arange(count, dtype=np.int64) % classes
+        self.positions: npt.NDArray[np.int64] | None = None
+        self.loaded = count
+        self.device = torch.device("cpu")
+        self.mean, self.std = torch.full((1, 1, 1), 0.4), torch.full((1, 1, 1), 0.3)
+        self.asked: set[str] = set()
+        self.lent: list[tuple[str, nn.Module]] = []
+        self.watch = Watch()
+        self._source = source
+        self._networks = {"autoencoder": lambda: self._built("autoencoder"), **(networks or {})}
+        draw = np.random.default_rng(7)
+        brightness = (1 + self.labels.astype(np.float32))[:, None, None, None] / np.float32(classes)
+        pixels = brightness * draw.random((count, 1, SIZE, SIZE), np.float32)
+        self._images = (torch.from_numpy(pixels) - self.mean) / self.std
+        with torch.random.fork_rng(devices=[]):
+            seed(7)
+            network = self._built("resnet8")
+        self._teacher = self._lend("the teacher", network)
+        self._seen: list[tuple[Tensor, ModelOutput]] = []
+        self.watch.add({"workshop.mean": self.mean, "workshop.std": self.std})
+        self.watch.add({"workshop.labels": torch.from_numpy(self.labels)})
+
+    def _built(self, name: str) -> nn.Module:
+        return build_model(name, num_classes=self.num_classes, channels=1, size=SIZE)
+
+    def _lend(self, name: str, network: nn.Module) -> nn.Module:
+        self.lent.append((name, network.eval().requires_grad_(False)))
+        self.watch.add({f"the weights of {name}, {n},": v for n, v in network.state_dict().items()})
+        return network
+
+    @property
+    def setting(self) -> Setting:
+        """Describe data and networks as a source's `check` gets them."""
+        shapes = output_shapes(self._teacher, 1, SIZE)
+        teacher = shapes if "teacher" in self._source.needs else None
+        return Setting(shapes, teacher, None, self.num_classes, torch.from_numpy(self.labels))  # type: ignore[arg-type]
+
+    def batch(self, indices: npt.NDArray[np.int64]) -> Batch:
+        """Give training images as a step has them; positions only where the source declares them."""
+        positions = torch.from_numpy(indices)
+        declared = "indices" in self._source.needs
+        labels = torch.from_numpy(self.labels)[positions]
+        return Batch(self._images[positions], labels, positions if declared else None)
+
+    @torch.no_grad()
+    def teacher(self, batch: Batch) -> ModelOutput:
+        """Run the teacher, if the source declares that it needs one; once for each batch, as in a run."""
+        if "teacher" not in self._source.needs:
+            raise ContractError('it asks for the teacher. Declare needs = frozenset({"teacher"}).')
+        self.asked.add("teacher")
+        for images, known in self._seen:
+            if images is batch.images:
+                return known
+        output: ModelOutput = self._teacher(batch.images)
+        self._seen.append((batch.images, output))
+        self.watch.add({f"the teacher's {n}": t for n, t in named(output).items()})
+        return output
+
+    def train(self, name: str, loss: Callable[[nn.Module, Batch], Tensor]) -> nn.Module:
+        """Train a network for a few steps, if the source declares it."""
+        if name not in self._source.trains:
+            raise ContractError(f"it trains {name!r}. Declare it in trains, which has {self._source.trains}.")
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            seed(7)
+            network = self._network(name)
+            optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+            for _ in range(STEPS):
+                optimizer.zero_grad()
+                torch.autograd.backward(loss(network, self.batch(np.arange(self.loaded))))
+                optimizer.step()
+        return self._lend(name, network)
+
+    def untrained(self, name: str, purpose: str) -> nn.Module:
+        """Build a network, if the source declares it."""
+        if name not in self._source.builds:
+            raise ContractError(f"it builds {name!r}. Declare it in builds, which has {self._source.builds}.")
+        with torch.random.fork_rng(devices=[]):
+            seed(self.key(purpose))
+            return self._lend(name, self._network(name))
+
+    def _network(self, name: str) -> nn.Module:
+        if name not in self._networks:
+            raise ContractError(
+                f"there is no network for its section {name!r}. Give networks={{{name!r}: ...}}."
+            )
+        self.asked.add(name)
+        return self._networks[name]()
+
+    def key(self, purpose: str, *place: int) -> int:
+        """Give the run's key for a draw."""
+        return key(self.seed, purpose, *place)
+
+    def images(self, indices: npt.NDArray[np.int64], *, purpose: str, draw: int, augmented: bool) -> Tensor:
+        """Give training images; as views, mirrored and dimmed by purpose and draw."""
+        images = self._images[torch.from_numpy(indices)]
+        return images.flip(-1) * (0.5 + self.key(purpose, draw) % 8 / 16) if augmented else images
+
+    @torch.no_grad()
+    def embed(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Give the embeddings of images."""
+        output: ModelOutput = network(images)
+        return output.embedding
