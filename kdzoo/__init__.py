@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kdzoo.api import Results, build_distiller, plan, run
+    from kdzoo.api import Results, build_distiller, plan, run, soft_labels
     from kdzoo.checks import KdzooError, UsageError
     from kdzoo.models import build_model
     from kdzoo.outputs import ModelOutput, probabilities, scores
@@ -30,10 +30,11 @@ __all__ = [
     "probabilities",
     "run",
     "scores",
+    "soft_labels",
 ]
 
 _HOMES = {
-    **dict.fromkeys(("Results", "build_distiller", "plan", "run"), "api"),
+    **dict.fromkeys(("Results", "build_distiller", "plan", "run", "soft_labels"), "api"),
     **dict.fromkeys(("KdzooError", "UsageError"), "checks"),
     "build_model": "models",
     **dict.fromkeys(("ModelOutput", "probabilities", "scores"), "outputs"),

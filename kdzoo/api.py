@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdzoo import distillers
-from kdzoo.checks import KdzooError, UsageError
+from kdzoo.checks import Interval, KdzooError, UsageError, usage
 from kdzoo.distillers import Distiller
 from kdzoo.models.base import outputs_of
 from kdzoo.outputs import Batch, Setting, shapes_of
@@ -181,6 +181,8 @@ def soft_labels(
         UsageError: all that is wrong, a line each.
         KdzooError: an artifact could not be trained.
     """
+    if not (isinstance(temperature, (int, float)) and temperature in Interval(low=0, open_low=True)):
+        raise usage("soft_labels", "temperature", "a number in (0, inf)", temperature)
     planned = plan(methods=[f"kd+{source}"], seeds=[seed], **options)
     (member,) = planned.members
     with runtime(planned.device, threads):

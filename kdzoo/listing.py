@@ -46,9 +46,10 @@ def _summary(thing: Any) -> str:
 
 
 def _page(name: str, thing: Any) -> str:
-    facts = [["paper", getattr(thing, "paper", "")], ["version", getattr(thing, "version", "")]]
+    facts = [["paper", getattr(thing, "paper", "")], ["year", getattr(thing, "year", 0) or ""]]
+    facts.append(["version", getattr(thing, "version", "")])
     if hasattr(thing, "needs"):
-        facts.append(["needs", ", ".join(sorted(thing.needs)) or "nothing"])
+        facts.append(["needs", _needs(thing.needs)])
     for what in ("trains", "builds"):
         if getattr(thing, what, ()):
             facts.append([what, ", ".join(getattr(thing, what))])
@@ -56,12 +57,26 @@ def _page(name: str, thing: Any) -> str:
         facts.append(["follows", f"{thing.follows}, in what a benchmark sets for it"])
     rows = [[k, v] for k, v in facts if v != ""]
     for option in options_of(thing).values():
-        usual = "required" if option.required else f"default {option.default}"
+        default = str(option.default).lower() if isinstance(option.default, bool) else option.default
+        usual = "required" if option.required else f"default {default}"
         rows.append([option.name, f"{usual}; {option.accepted}"])
         if option.doc:
             rows.append(["", option.doc])
     table = tabulate(rows, tablefmt="plain", maxcolwidths=[None, 88])
     return f"{name}: {_summary(thing)}\n{textwrap.indent(table, '  ')}"
+
+
+def _needs(needs: frozenset[str]) -> str:
+    """Say in words what a distiller or a source asks of others."""
+    words = {
+        "soft_labels": "soft labels (a teacher's, or those of any source)",
+        "classifier": "a teacher and its classifier",
+        "indices": "the samples' positions in the training set",
+        "teacher": "a teacher",
+    }
+    features = sorted(needs - words.keys())
+    said = [f"a teacher and its {' and '.join(features)}"] if features else []
+    return "; ".join(said + [words[n] for n in sorted(needs & words.keys())]) or "nothing: no teacher"
 
 
 def _benchmarks(verbose: bool) -> str:

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from kdzoo.checks import options_of
@@ -27,7 +29,26 @@ def test_verbose_pages_have_papers_and_every_option(what):
         assert getattr(thing, "paper", "").split(",")[0] in own
         for option in options_of(thing).values():
             assert any(line.split()[:1] == [option.name] for line in own.splitlines()), option.name
-            assert ("required; " if option.required else f"default {option.default}; ") in own
+            default = str(option.default).lower() if isinstance(option.default, bool) else option.default
+            assert ("required; " if option.required else f"default {default}; ") in own
+
+
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [
+        ("scratch", "nothing: no teacher"),
+        ("kd", "soft labels (a teacher's, or those of any source)"),
+        ("at", "a teacher and its stages"),
+        ("rkd", "a teacher and its embedding"),
+    ],
+)
+def test_methods_say_in_words_what_they_need_and_from_when_they_are(name, needs):
+    pages = listing("methods", verbose=True).split("\n\n")
+    (own,) = [page for page in pages if page.startswith(f"{name}: ")]
+    assert re.search(rf"^  needs +{re.escape(needs)}$", own, re.MULTILINE)
+    year = DISTILLERS.find(name).year
+    assert bool(re.search(rf"^  year +{year}$", own, re.MULTILINE)) == bool(year)
+    assert f", {year}" in own or f" {year}, " in own or not year
 
 
 def test_pages_say_what_must_be_given_and_what_a_source_builds_and_follows():
