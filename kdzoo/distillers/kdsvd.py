@@ -62,7 +62,7 @@ def aligned(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         [N, D, k], with the sign of the teacher's.
 
-    Source: Lee et al. 2018, eq. 6.
+    Source: Lee et al. 2018, the alignment.
     """
     cosines = teacher.mT @ student
     best = cosines.abs().argmax(dim=2)
@@ -80,7 +80,7 @@ def relation(earlier: Tensor, later: Tensor) -> Tensor:
     Returns:
         [N, P, Q, k].
 
-    Source: Lee et al. 2018, eq. 7.
+    Source: Lee et al. 2018, the radial basis function.
     """
     return torch.exp(-(later[:, :, None] - earlier[:, None]).square() / 8)
 
@@ -100,7 +100,7 @@ def kdsvd_loss(
     Returns:
         A scalar: the squared differences, summed over vectors' entries and pairs of stages, the mean over N.
 
-    Source: Lee et al. 2018, eqs. 5 to 8. "channel" is the layout of the authors' code, "width" that of later
+    Source: Lee et al. 2018. "channel" is the layout of the authors' code, "width" that of later
         benchmarks. Authors' code: the signs that the decomposition happens to give; here: the teacher's
         largest component is positive.
     """

@@ -25,7 +25,7 @@ def neighbours(embedding: Tensor, *, eps: float) -> Tensor:
     Returns:
         [N, N], rows of sum 1.
 
-    Source: Passalis and Tefas 2018, eqs. 5 and 6. Paper: without the diagonal; authors' code and here: with
+    Source: Passalis and Tefas 2018, with the cosine kernel. Paper: without the diagonal; authors' code and here: with
         it.
     """
     lengths: Tensor = torch.linalg.vector_norm(embedding, dim=1, keepdim=True)
@@ -48,7 +48,7 @@ def pkt_loss(student_embedding: Tensor, teacher_embedding: Tensor, *, eps: float
     Returns:
         A scalar in nats, the mean over N x N entries, the diagonal included.
 
-    Source: Passalis and Tefas 2018, eq. 9. Paper: the sum; authors' code and here: the mean.
+    Source: Passalis and Tefas 2018. Paper: the sum; authors' code and here: the mean.
     """
     student, teacher = (neighbours(e, eps=eps) for e in (student_embedding, teacher_embedding))
     # 0 log 0 is 0, with eps = 0 too.

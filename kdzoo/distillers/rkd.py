@@ -29,7 +29,7 @@ def distances(embedding: Tensor) -> Tensor:
     Returns:
         [N, N].
 
-    Source: Park et al. 2019, eqs. 4 and 5.
+    Source: Park et al. 2019, the distance-wise potential.
     """
     # By differences: the quicker way over inner products loses equal and close rows to rounding.
     found = torch.cdist(embedding, embedding, compute_mode="donot_use_mm_for_euclid_dist")
@@ -48,7 +48,7 @@ def angles(embedding: Tensor, anchors: Tensor) -> Tensor:
     Returns:
         [A, N, N].
 
-    Source: Park et al. 2019, eq. 7.
+    Source: Park et al. 2019, the angle-wise potential.
     """
     directions = unit(embedding[None] - anchors[:, None])
     return directions @ directions.mT
@@ -64,8 +64,8 @@ def rkd_distance_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> T
     Returns:
         A scalar, the mean over N x N entries, the zero diagonal included; 0 for one sample.
 
-    Source: Park et al. 2019, eqs. 3 to 6. Authors' code: zero distances between different samples are
-        floored and counted in the mean; paper's intent and here: left out.
+    Source: Park et al. 2019, RKD-D. Authors' code: zero distances between different samples are floored and
+        counted in the mean; here: left out.
     """
     return smooth_l1_loss(distances(student_embedding), distances(teacher_embedding))
 
@@ -83,7 +83,7 @@ def rkd_angle_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tens
     Returns:
         A scalar, the mean over N x N x N entries, degenerate triplets included as 0.
 
-    Source: Park et al. 2019, eqs. 7 and 8.
+    Source: Park et al. 2019, RKD-A.
     """
     count = len(student_embedding)
     widest = max(count, student_embedding.shape[1], teacher_embedding.shape[1])

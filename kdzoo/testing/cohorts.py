@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdzoo.checks import UsageError, options_of
+from kdzoo.checks import UsageError
 from kdzoo.data.pipeline import Pipeline
 from kdzoo.data.views import Views
 from kdzoo.distillers import Distiller, build_distiller
@@ -23,7 +24,6 @@ from kdzoo.sources.base import Workshop
 from kdzoo.testing.contract import ContractError, Watch, seed
 from kdzoo.testing.inputs import POSITIONS
 from kdzoo.testing.networks import NetworkPair, pair_case
-from kdzoo.testing.options import alternatives
 from kdzoo.testing.subject import Subject, check_finite, declared_setting, told
 from kdzoo.training.cohort import Cohort
 from kdzoo.training.evaluation import observe
@@ -105,16 +105,13 @@ def _checked(subject: Subject, setting: Setting, **options: Any) -> Distiller:
 
 
 def _siblings(subject: Subject, setting: Setting) -> list[Distiller]:
-    """Build the same method with every option changed in turn; once more as it is if it has none."""
-    found: list[Distiller] = []
-    for name, option in options_of(subject.cls).items():
-        for value in alternatives(option) if name not in subject.options else ():
-            try:
-                found.append(_checked(subject, setting, **{name: value}))
-            except UsageError:
-                continue
-            break
-    return found or [_checked(subject, setting)]
+    """Build the same method with other options, and once more as it is: it then makes the digest for both."""
+    found: dict[str, Distiller] = {}
+    for name, value in subject.other_options():
+        if name not in found:
+            with suppress(UsageError):
+                found[name] = _checked(subject, setting, **{name: value})
+    return [*found.values(), _checked(subject, setting)]
 
 
 def _others(setting: Setting) -> list[Distiller]:

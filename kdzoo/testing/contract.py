@@ -77,28 +77,28 @@ def _process_kept() -> Iterator[None]:
 
 
 def seed(number: int) -> None:
-    """Seed what draws in a rule; `torch.manual_seed` takes a thousand times as long where there is no GPU."""
+    """Seed what draws in a rule; `torch.manual_seed` takes a hundred times as long where there is no GPU."""
     torch.default_generator.manual_seed(number)
 
 
 class Watch:
     """Remembers what tensors hold, to tell later which of them was written into.
 
-    It compares values, because `x.data` and numpy leave version counters alone; and those counters, because a
-    write may happen to change no value.
+    It compares values, because `x.data` and numpy leave version counters alone; those counters, because a
+    write may happen to change no value; and whether gradients are asked for.
     """
 
     def __init__(self) -> None:
-        self._kept: list[tuple[str, Tensor, Tensor, int]] = []
+        self._kept: list[tuple[str, Tensor, Tensor, tuple[int, bool]]] = []
 
     def add(self, tensors: Mapping[str, Tensor]) -> None:
         """Remember tensors from now on, by name."""
-        self._kept += [(name, t, t.detach().clone(), t._version) for name, t in tensors.items()]
+        self._kept += [(name, t, t.detach().clone(), _marks(t)) for name, t in tensors.items()]
 
     def written(self) -> str | None:
         """Name the first tensor that somebody has written into; None if there is none."""
-        for name, tensor, before, version in self._kept:
-            if tensor._version != version or not torch.equal(tensor, before):
+        for name, tensor, before, marks in self._kept:
+            if _marks(tensor) != marks or not torch.equal(tensor, before):
                 return name
         return None
 
@@ -110,6 +110,11 @@ class Watch:
         """
         if name := self.written():
             raise ContractError(f"it writes into {name}, which others read too. Work on a copy.")
+
+
+def _marks(tensor: Tensor) -> tuple[int, bool]:
+    # Tensors made in inference mode count no versions; they refuse in-place operations outside of it.
+    return 0 if tensor.is_inference() else tensor._version, tensor.requires_grad
 
 
 def bind(rules: Sequence[Rule], subject: Any, exempt: Mapping[str, str] | None) -> list[Check]:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from kdzoo.checks import Option, UsageError, options_of
-from kdzoo.distillers import Distiller, build_distiller
+from kdzoo.distillers import Distiller
 from kdzoo.distillers.base import NEEDS
-from kdzoo.outputs import Progress
-from kdzoo.testing.contract import ContractError, seed
+from kdzoo.testing.contract import ContractError
 from kdzoo.testing.deployment import deployed_logits
-from kdzoo.testing.inputs import POSITIONS, Case
+from kdzoo.testing.inputs import Case
 from kdzoo.testing.options import idle_option
 from kdzoo.testing.subject import Subject, numbers, step, told
-
-EPOCHS = (1, 2, 40, 240)
+from kdzoo.testing.terms import EPOCHS
 
 
 def declares_itself(subject: Subject) -> None:
@@ -39,6 +35,9 @@ def declares_itself(subject: Subject) -> None:
         raise ContractError(f"digest_scope must be 'sample' or 'batch', got {cls.digest_scope!r}.")
     if not (vars(cls).get("__doc__") or "").strip():
         raise ContractError("its class must have a docstring; its first line is shown by `kdzoo list`.")
+    taken = [n for n in ("terms", "loss", "detached_digest") if getattr(cls, n) is not getattr(Distiller, n)]
+    if taken:
+        raise ContractError(f"{taken} belong to all distillers. Override forward, label_weight or digest.")
     options = options_of(cls)
     if not isinstance(cls.digest_options, tuple):
         raise ContractError(f"digest_options must be a tuple of names, got {cls.digest_options!r}.")
@@ -100,9 +99,7 @@ def gets_only_what_it_declares(subject: Subject) -> None:
             f"it fails with {type(error).__name__}: {error}. It gets the fields that it declares, "
             f"{declared}, and None for all others. Declare what it reads."
         ) from error
-    with torch.random.fork_rng(devices=[]):
-        seed(0)
-        beside = build_distiller(subject.cls, case.setting, subject.options).train()
+    beside = subject.build_for(case.setting)
     if numbers(beside, subject.ordinary) != numbers(subject.build(case), subject.ordinary):
         raise ContractError(
             "its numbers are others where another method brings a teacher. Read no more of the setting than "
@@ -167,55 +164,16 @@ def _deploys_classifier(subject: Subject) -> bool:
     return any(one is not None and one != other for one, other in zip(*found, strict=True))
 
 
-def returns_named_scalars(subject: Subject) -> None:
-    """A step gives a mapping of names to scalars, the same names whatever the batch, and one term or more."""
-    names: dict[int, list[str]] = {}
-    for case, distiller in subject.each_case():
-        for progress in POSITIONS:
-            terms = step(distiller, case, progress)
-            for name, term in terms.items():
-                _check_term(name, term)
-            expected = names.setdefault(progress.epoch, list(terms))
-            if list(terms) != expected:
-                raise ContractError(
-                    f"its terms must be the same in all steps of an epoch, got {list(terms)}, "
-                    f"before that {expected}."
-                )
-            if not terms:
-                raise ContractError(
-                    f"there is nothing to train for in epoch {progress.epoch}: no term, and label_weight 0."
-                )
-
-
-def _check_term(name: object, term: object) -> None:
-    if not isinstance(name, str):
-        raise ContractError(f"a term's name must be a text, got {name!r}.")
-    if not isinstance(term, Tensor) or term.ndim:
-        got = f"{type(term).__name__} of shape {tuple(getattr(term, 'shape', ()))}"
-        raise ContractError(f"term {name!r} must be a scalar tensor, got {got}. Reduce it.")
-    if not term.is_floating_point():
-        raise ContractError(f"term {name!r} must be a floating-point number, got {term.dtype}.")
-
-
-def label_weight_is_a_finite_number(subject: Subject) -> None:
-    """The factor of cross-entropy is a number from 0 on in every epoch, however many there are."""
-    distiller = subject.build(subject.ordinary)
-    for progress in (Progress(epoch, epochs, 0, 1) for epochs in EPOCHS for epoch in range(epochs)):
-        where = f"in epoch {progress.epoch} of {progress.epochs}"
-        with told(where):
-            weight = distiller.label_weight(progress)
-        if not isinstance(weight, (int, float)) or not math.isfinite(weight) or weight < 0:
-            raise ContractError(f"label_weight must be a number from 0 on, got {weight!r} {where}.")
-
-
 def every_option_changes_a_number(subject: Subject) -> None:
     """No option is parsed and ignored, and none of its choices does what another does."""
-    cases = [subject.cases[0], *(c for c in subject.cases[1:] if c.name == "networks of one shape")]
+    first, *others = subject.cases
+    # Some options are for networks of one shape alone.
+    alike = next(((c,) for c in others if c.setting.student == c.setting.teacher), ())
     deploys = subject.cls.deployed is not Distiller.deployed
 
     def found(options: Mapping[str, Any]) -> list[Any]:
         results: list[Any] = []
-        for case in cases:
+        for case in (first, *alike):
             fresh = case.fresh()
             try:
                 results.append(numbers(subject.build(fresh, **options), fresh))

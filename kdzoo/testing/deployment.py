@@ -1,8 +1,9 @@
-"""Rules about the network that is judged and exported in place of the bare student."""
+"""Rules about what remains: the network that is judged and exported, and what a record says."""
 
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from kdzoo.checks import UsageError
+from kdzoo.checks import UsageError, options_of
 from kdzoo.distillers import Distiller
 from kdzoo.models.base import flops
 from kdzoo.outputs import ModelOutput
@@ -84,6 +85,10 @@ def deployed_network_gives_logits(subject: Subject) -> None:
                 f"the deployed network must give finite logits of shape {tuple(case.student.logits.shape)}, "
                 f"got {tuple(logits.shape)}."
             )
+        if not torch.equal(_logits(network, pair.images), logits):
+            raise ContractError(
+                "the deployed network gives other logits each time. Leave its parts in evaluation mode."
+            )
         if not torch.allclose(alone[0], logits[0], rtol=1e-3, atol=1e-4):
             raise ContractError(
                 "what the deployed network says of an image depends on the rest of the batch. Leave its "
@@ -103,6 +108,8 @@ def _export(network: nn.Module, images: Tensor) -> None:
     try:
         safetensors.torch.save({n: v.contiguous().clone() for n, v in network.eval().state_dict().items()})
         flops(network, images.shape[1], images.shape[-1])
+        # Where all that it knows of is without numbers, what it uses beside that shows.
+        copy.deepcopy(network).to("meta")(images.to("meta"))
     except Exception as error:
         raise ContractError(
             f"the deployed network cannot be exported, {type(error).__name__}: {str(error).splitlines()[0]} "
@@ -118,3 +125,21 @@ def _logits(network: nn.Module, images: Tensor) -> Tensor:
             "Return ModelOutput(logits)."
         )
     return output.logits
+
+
+def can_be_recorded(subject: Subject) -> None:
+    """Its record can be written, at the end of a training: options, and the stages that it pairs."""
+    distiller = subject.build(subject.ordinary)
+    names = list(options_of(subject.cls))
+    if not isinstance(distiller, subject.cls) or list(distiller.options) != names:
+        raise ContractError(
+            f"for_setting must give a {subject.cls.__name__} with options {names}, got a "
+            f"{type(distiller).__name__} with {list(distiller.options)}."
+        )
+    try:
+        json.dumps([dict(distiller.options), [pair.described() for pair in distiller.pairs]], allow_nan=False)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ContractError(
+            f"its record cannot be written, {type(error).__name__}: {error}. In `pairs` records look for "
+            "kdzoo.functional.stages.StagePair; call anything else otherwise."
+        ) from error

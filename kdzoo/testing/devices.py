@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 
+from kdzoo.checks import UsageError
 from kdzoo.distillers import Distiller
 from kdzoo.outputs import Batch, ModelOutput, mapped
 from kdzoo.testing.contract import ContractError
-from kdzoo.testing.inputs import Case
+from kdzoo.testing.inputs import POSITIONS, Case
 from kdzoo.testing.subject import Subject, gradients, step
 
 
@@ -24,25 +26,38 @@ def no_step_waits_for_the_device(subject: Subject) -> None:
     It is built on the CPU and moved, as members are. Only the forward pass pretends to be on a GPU: the
     backward pass would ask for its driver.
     """
-    for device in ("cuda", "cpu"):
-        mode = FakeTensorMode()
-        given = subject.ordinary
-        distiller = _without_numbers(subject.build(given), given.head, mode, device)
-        with mode, _quiet():
-            case = _case(given, device)
-            try:
-                terms = step(distiller, case)
+    _check(subject, "cuda", {})
+    _check(subject, "cpu", {})
+    for name, value in subject.other_options():
+        if isinstance(value, (bool, str)):
+            with suppress(UsageError):
+                _check(subject, "cuda", {name: value})
+
+
+def _check(subject: Subject, device: str, options: Mapping[str, Any]) -> None:
+    given = subject.ordinary
+    distiller = subject.build(given, **options)
+    # What is made once and kept, such as constant matrices, is made of numbers.
+    step(copy.deepcopy(distiller), given.fresh())
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    distiller = _without_numbers(distiller, given.head, mode, device)
+    with mode, _quiet():
+        case = _case(given, device)
+        try:
+            # Another path may be taken in a later epoch.
+            for progress in POSITIONS:
+                terms = step(distiller, case, progress)
                 if device == "cpu":
                     gradients(distiller, case, terms)
-            except Exception as error:
-                raise ContractError(
-                    f"a step on a GPU fails with {type(error).__name__}: {str(error).splitlines()[0]} Use "
-                    "masks in place of data-dependent indexing, make tensors on the device of what is given, "
-                    "and register what is kept as parameters and buffers."
-                ) from error
-            astray = [name for name, term in terms.items() if term.device.type != device]
-            if astray:
-                raise ContractError(f"terms {astray} are not on the student's device. Make them there.")
+        except Exception as error:
+            raise ContractError(
+                f"a step on a GPU fails with {type(error).__name__}: {str(error).splitlines()[0]} Use masks "
+                "in place of data-dependent indexing, make tensors on the device of what is given, and "
+                "register what is kept as parameters and buffers."
+            ) from error
+    astray = [name for name, term in terms.items() if term.device.type != device]
+    if astray:
+        raise ContractError(f"terms {astray} are not on the student's device. Make them there.")
 
 
 @contextmanager

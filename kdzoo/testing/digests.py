@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kdzoo.checks import UsageError, options_of
+from kdzoo.checks import UsageError
 from kdzoo.distillers import Distiller
 from kdzoo.testing.contract import ContractError, seed
 from kdzoo.testing.inputs import POSITIONS, Case
-from kdzoo.testing.options import alternatives
-from kdzoo.testing.subject import Subject, selected, step
+from kdzoo.testing.subject import Subject, guide_of, selected, step, told
 
 
 def digest_of(
@@ -62,7 +62,7 @@ def digest_rows_stand_alone(subject: Subject) -> None:
 
 
 def digest_follows_its_options(subject: Subject) -> None:
-    """Whoever agrees in `digest_options` has the same digest: it is made once, by any of them."""
+    """Whoever agrees in `digest_options` has the same digest: it is made once, by any of them, for all."""
     if not subject.cls.needs_teacher():
         return
     case = subject.ordinary
@@ -70,6 +70,11 @@ def digest_follows_its_options(subject: Subject) -> None:
     expected = digest_of(distiller, case)
     for other, why in _that_agree(subject, case):
         _compare(expected, digest_of(other, case), why)
+    own = _terms(distiller, case, distiller)
+    if _terms(subject.build(case), case, distiller) != own:
+        raise ContractError(
+            "its terms are others where another instance made the digest. Put all that they need into it."
+        )
     for progress in POSITIONS:
         step(distiller, case.changed(), progress)
     _compare(
@@ -78,17 +83,17 @@ def digest_follows_its_options(subject: Subject) -> None:
 
 
 def _that_agree(subject: Subject, case: Case) -> Iterator[tuple[Distiller, str]]:
-    why = "is another for other initial weights. Read none of its parameters in it"
-    yield subject.build(case, 1), why
-    for name, option in options_of(subject.cls).items():
-        if name in subject.cls.digest_options or name in subject.options:
-            continue
-        for value in alternatives(option):
-            try:
+    yield subject.build(case, 1), "is another for other initial weights. Read none of its parameters in it"
+    for name, value in subject.other_options():
+        if name not in subject.cls.digest_options:
+            with suppress(UsageError):
                 other = subject.build(case, **{name: value})
-            except UsageError:
-                continue
-            yield other, f"depends on option {name!r}. Name it in digest_options"
+                yield other, f"depends on option {name!r}. Name it in digest_options"
+
+
+def _terms(distiller: Distiller, case: Case, other: Distiller) -> dict[str, float]:
+    with told("where another instance made the digest"):
+        return {n: t.item() for n, t in step(distiller, case, guide=guide_of(other, case)).items()}
 
 
 def _compare(expected: dict[str, Tensor], found: dict[str, Tensor], why: str) -> None:

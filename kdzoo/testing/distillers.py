@@ -8,7 +8,7 @@ from typing import Any
 from kdzoo.checks import UsageError, checked, options_of
 from kdzoo.distillers import Distiller
 from kdzoo.registry import DISTILLERS
-from kdzoo.testing import cohorts, declarations, deployment, devices, digests, steps
+from kdzoo.testing import cohorts, declarations, deployment, devices, digests, state, steps, terms
 from kdzoo.testing.contract import Check, Rule, bind, run_all
 from kdzoo.testing.inputs import Case, cases
 from kdzoo.testing.networks import NetworkPair, network_pairs
@@ -19,20 +19,22 @@ RULES: tuple[Rule, ...] = (
     declarations.gets_only_what_it_declares,
     declarations.can_be_planned_before_the_teacher_is_made,
     declarations.uses_what_it_declares,
-    declarations.returns_named_scalars,
-    declarations.label_weight_is_a_finite_number,
     declarations.every_option_changes_a_number,
+    terms.returns_named_scalars,
+    terms.label_weight_is_a_finite_number,
+    terms.every_term_trains_something,
     steps.losses_and_gradients_are_finite,
-    steps.every_term_trains_something,
     steps.teacher_stands_still,
-    steps.steps_repeat,
-    steps.steps_stand_alone,
     steps.nothing_shared_is_written_to,
-    steps.state_comes_back,
+    state.keeps_nothing_in_its_class,
+    state.steps_repeat,
+    state.steps_stand_alone,
+    state.state_comes_back,
     digests.digest_rows_stand_alone,
     digests.digest_follows_its_options,
     devices.no_step_waits_for_the_device,
     deployment.deployed_network_gives_logits,
+    deployment.can_be_recorded,
     cohorts.unlike_networks_work_or_are_refused,
     cohorts.numbers_are_the_same_alone_and_in_a_cohort,
     cohorts.networks_in_bf16_train,

@@ -62,6 +62,21 @@ def uses_what_it_declares(subject: SourceSubject) -> None:
         raise ContractError(f"it never asks for {sorted(idle)}. Take that out of needs, trains or builds.")
 
 
+def asks_the_teacher_once_a_batch(subject: SourceSubject) -> None:
+    """A step runs the teacher once, on the batch's own images, for all sources and methods together."""
+    workshop = subject.workshop()
+    source, batch = subject.ready(workshop), everything(workshop)
+    if "teacher" in subject.cls.needs:
+        workshop.teacher(batch)
+    before = workshop.passes
+    labels_of(source, batch).log_probs(1.0)
+    if workshop.passes > before:
+        raise ContractError(
+            f"it runs the teacher {workshop.passes - before} times for each batch beside the pass that all "
+            "share. Hand on the batch as it came."
+        )
+
+
 def fitting_repeats(subject: SourceSubject) -> None:
     """Made ready again, it gives the same bits: runs are resumed, and generators stand anywhere."""
     found: list[Tensor] = []

@@ -14,11 +14,16 @@ from kdzoo.outputs import Batch, ModelOutput, Progress, Setting, mapped, shapes_
 # second step of an epoch as well as the first.
 POSITIONS = tuple(Progress(epoch, 40, step, 2) for epoch, step in ((0, 0), (0, 1), (10, 0), (39, 1)))
 # Every epoch of short trainings and of a longer one, where schedules begin, end, and divide.
-MOMENTS = tuple(Progress(epoch, epochs, 0, 1) for epochs in (1, 2, 40) for epoch in range(epochs))
+MOMENTS = tuple(
+    Progress(epoch, epochs, 0, min(epochs, 2)) for epochs in (1, 2, 40) for epoch in range(epochs)
+)
 
 Sizes = tuple[tuple[int], tuple[tuple[int, int, int], ...]]
 STUDENT: Sizes = ((20,), ((6, 8, 8), (10, 4, 4)))
 TEACHER: Sizes = ((28,), ((8, 12, 12), (12, 6, 6), (16, 4, 4)))
+# Maps that are not square, down to a single pixel.
+NARROW_STUDENT: Sizes = ((20,), ((6, 8, 4), (10, 1, 1)))
+NARROW_TEACHER: Sizes = ((28,), ((8, 6, 9), (12, 3, 2), (16, 1, 1)))
 
 
 class Case(NamedTuple):
@@ -45,7 +50,7 @@ class Case(NamedTuple):
     @property
     def setting(self) -> Setting:
         """Describe the case as distillers are built for it."""
-        labels = torch.arange(8 * self.classes) % self.classes
+        labels = torch.arange(16 * self.classes) % self.classes
         return Setting(shapes_of(self.student), shapes_of(self.teacher), self.head, self.classes, labels)
 
     def fresh(self) -> Case:
@@ -85,6 +90,7 @@ def make_case(
     scale: float = 1.0,
     kind: str = "drawn",
     soft_labels: str = "scores",
+    labels: str = "in turn",
 ) -> Case:
     """Make a case from numbers that are always the same.
 
@@ -99,6 +105,7 @@ def make_case(
             (the last sample equals the first); or "equal" (the teacher's outputs are the student's).
         soft_labels: "scores", the teacher's; or "zeros", probabilities of which many are zero: a sample may
             have but one class, its own or another.
+        labels: "in turn"; or "one", all samples of the same class.
 
     Returns:
         The case, with a batch norm in the teacher's classifier, whose statistics must stand still.
@@ -128,7 +135,8 @@ def make_case(
         head = nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, classes)).requires_grad_(False).eval()
     images = torch.randn(samples, 1, 32, 32, generator=generator)
     # The first sample is not of class 0: what takes one number for the other shall show.
-    batch = Batch(images, torch.arange(1, samples + 1) % classes, torch.arange(1, samples + 1))
+    indices = torch.arange(1, samples + 1) if labels == "in turn" else 1 + classes * torch.arange(samples)
+    batch = Batch(images, indices % classes, indices)
     probabilities = _with_zeros(samples, classes) if soft_labels == "zeros" else None
     return Case(name, of_student, of_teacher, batch, head, classes, probabilities).fresh()
 
@@ -159,4 +167,6 @@ def cases() -> tuple[Case, ...]:
         make_case("equal student and teacher", teacher=STUDENT, kind="equal"),
         make_case("a teacher of fewer stages", student=TEACHER, teacher=STUDENT),
         make_case("soft labels with zeros", soft_labels="zeros"),
+        make_case("samples of one class", labels="one"),
+        make_case("narrow maps", student=NARROW_STUDENT, teacher=NARROW_TEACHER),
     )

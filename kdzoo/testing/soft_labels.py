@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kdzoo.checks import UsageError, options_of
-from kdzoo.distillers import build_distiller
+from kdzoo.distillers import Distiller, build_distiller
 from kdzoo.outputs import Batch, Guide, ModelOutput, SoftLabels
 from kdzoo.registry import DISTILLERS
 from kdzoo.sources import Source
 from kdzoo.testing.contract import ContractError, seed
 from kdzoo.testing.inputs import POSITIONS
-from kdzoo.testing.options import idle_option
+from kdzoo.testing.options import alternatives, idle_option
+from kdzoo.testing.subject import told
 from kdzoo.testing.workshop import Builders, CheckWorkshop
 
 TEMPERATURES = (0.5, 1.0, 4.0, 20.0)
@@ -160,17 +162,33 @@ def no_step_waits_for_the_device(subject: SourceSubject) -> None:
 
 
 def every_logit_method_takes_it(subject: SourceSubject) -> None:
-    """Each registered distiller of soft labels gives finite terms and gradients under it."""
+    """Each registered distiller of soft labels gives finite terms and gradients under it, at any option."""
     takers = [n for n in DISTILLERS.names() if DISTILLERS.find(n).needs == {"soft_labels"}]
     for workshop, source, size in subject.each_size():
         batch = everything(workshop)
         soft_labels = labels_of(source, batch)
+        logits = torch.randn(len(batch.labels), workshop.num_classes)
         for name in takers:
-            distiller = build_distiller(name, workshop.setting)
-            for scale in (1.0, 1e4):
-                logits = (scale * torch.randn(len(batch.labels), workshop.num_classes)).requires_grad_()
-                terms = distiller.terms(ModelOutput(logits), Guide(soft_labels, {}), batch, POSITIONS[-1])
-                total = torch.stack(list(terms.values())).sum()
-                (gradient,) = torch.autograd.grad(total, logits)
-                if not total.isfinite() or not gradient.isfinite().all():
-                    raise ContractError(f"{name} is not finite under it, {size}, logits of about {scale:g}.")
+            for options in ({}, *(_one_by_one(name) if workshop.num_classes == SIZES[0][0] else ())):
+                who = ":".join([name, *(f"{n}={v}" for n, v in options.items())])
+                distiller = build_distiller(name, workshop.setting, options)
+                for scale in (1.0, 1e4):
+                    where = f"{size}, logits of about {scale:g}"
+                    with told(f"in {who}, {where}"):
+                        finite = _finite(distiller, scale * logits, Guide(soft_labels, {}), batch)
+                    if not finite:
+                        raise ContractError(f"{who} is not finite under it, {where}.")
+
+
+def _one_by_one(name: str) -> Iterator[dict[str, Any]]:
+    for option in options_of(DISTILLERS.find(name)).values():
+        yield from ({option.name: value} for value in alternatives(option))
+
+
+def _finite(distiller: Distiller, logits: Tensor, guide: Guide, batch: Batch) -> bool:
+    terms = distiller.terms(ModelOutput(logits.requires_grad_()), guide, batch, POSITIONS[-1])
+    total = torch.stack(list(terms.values())).sum()
+    if not total.requires_grad:
+        return bool(total.isfinite())
+    (gradient,) = torch.autograd.grad(total, logits)
+    return bool(total.isfinite() and gradient.isfinite().all())

@@ -17,6 +17,7 @@ RULES: tuple[Rule, ...] = (
     fitting.declares_itself,
     fitting.asks_only_for_what_it_declares,
     fitting.uses_what_it_declares,
+    fitting.asks_the_teacher_once_a_batch,
     fitting.fitting_repeats,
     fitting.artifacts_follow_their_options,
     soft_labels.soft_labels_are_distributions,

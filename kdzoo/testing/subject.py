@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kdzoo.checks import UsageError
+from kdzoo.checks import UsageError, options_of
 from kdzoo.distillers import Distiller, build_distiller
 from kdzoo.outputs import Guide, ModelOutput, Progress, Setting, mapped, probabilities, scores
 from kdzoo.testing.contract import ContractError, seed
 from kdzoo.testing.inputs import POSITIONS, Case
 from kdzoo.testing.networks import NetworkPair
+from kdzoo.testing.options import alternatives
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,17 @@ class Subject:
         options: set for all checks.
         cases: batches; the first is the ordinary one.
         pairs: real networks.
+        before: what its class held before any rule.
     """
 
     cls: type[Distiller]
     options: Mapping[str, Any]
     cases: tuple[Case, ...]
     pairs: tuple[NetworkPair, ...]
+    before: Mapping[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "before", class_state(self.cls))
 
     @property
     def ordinary(self) -> Case:
@@ -41,9 +47,12 @@ class Subject:
 
     def build(self, case: Case, start: int = 0, **options: Any) -> Distiller:
         """Build the distiller for a case, in training mode as a member trains it."""
+        return self.build_for(declared_setting(self.cls, case.setting), start, **options)
+
+    def build_for(self, setting: Setting, start: int = 0, **options: Any) -> Distiller:
+        """Build the distiller for a setting, as if its initial weights were keyed by `start`."""
         with torch.random.fork_rng(devices=[]):
             seed(start)
-            setting = declared_setting(self.cls, case.setting)
             return build_distiller(self.cls, setting, {**self.options, **options}).train()
 
     def each_case(self) -> Iterator[tuple[Case, Distiller]]:
@@ -51,12 +60,33 @@ class Subject:
         for case in self.cases:
             fresh = case.fresh()
             try:
-                distiller = self.build(fresh)
+                with told(f"with {case.name!r}"):
+                    distiller = self.build(fresh)
             except UsageError:
                 if case is self.cases[0]:
                     raise
                 continue
             yield fresh, distiller
+
+    def other_options(self) -> Iterator[tuple[str, Any]]:
+        """Give each option that is not set for all checks with each value that it accepts."""
+        for name, option in options_of(self.cls).items():
+            if name not in self.options:
+                yield from ((name, value) for value in alternatives(option))
+
+
+def class_state(cls: type[Distiller]) -> dict[str, Any]:
+    """Describe what a class and those it inherits from hold, so that a change shows."""
+    own = [c for c in cls.__mro__ if issubclass(c, Distiller) and c is not Distiller]
+    return {f"{c.__name__}.{n}": _content(v) for c in own for n, v in vars(c).items() if n[:2] != "__"}
+
+
+def _content(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return repr(value) if isinstance(value, Collection) else id(value)
 
 
 def declared_setting(cls: type[Distiller], setting: Setting) -> Setting:
@@ -96,11 +126,11 @@ def leaves(case: Case) -> dict[str, Tensor]:
 def named(output: ModelOutput) -> dict[str, Tensor]:
     """Name the tensors of an output."""
     found: dict[str, Tensor] = {}
-    for field, value in output._asdict().items():
+    for part, value in output._asdict().items():
         if isinstance(value, tuple):
-            found |= {f"{field}.{i}": tensor for i, tensor in enumerate(value)}
+            found |= {f"{part}.{i}": tensor for i, tensor in enumerate(value)}
         elif value is not None:
-            found[field] = value
+            found[part] = value
     return found
 
 

@@ -33,6 +33,7 @@ class CheckWorkshop:
     Attributes:
         asked: what the source asked for: "teacher", and the names that it trained or built.
         lent: the networks that it got, with their names.
+        passes: how often the teacher ran.
         watch: all that it got and others get too.
     """
 
@@ -54,6 +55,7 @@ class CheckWorkshop:
         self.mean, self.std = torch.full((1, 1, 1), 0.4), torch.full((1, 1, 1), 0.3)
         self.asked: set[str] = set()
         self.lent: list[tuple[str, nn.Module]] = []
+        self.passes = 0
         self.watch = Watch()
         self._source = source
         self._networks = {"autoencoder": lambda: self._built("autoencoder"), **(networks or {})}
@@ -74,7 +76,7 @@ class CheckWorkshop:
 
     def _lend(self, name: str, network: nn.Module) -> nn.Module:
         self.lent.append((name, network.eval().requires_grad_(False)))
-        self.watch.add({f"the weights of {name}, {n},": v for n, v in network.state_dict().items()})
+        self.watch.add({f"{n} of {name}": v for n, v in network.state_dict().items()})
         return network
 
     @property
@@ -102,6 +104,7 @@ class CheckWorkshop:
                 return known
         output: ModelOutput = self._teacher(batch.images)
         self._seen.append((batch.images, output))
+        self.passes += 1
         self.watch.add({f"the teacher's {n}": t for n, t in named(output).items()})
         return output
 
