@@ -25,8 +25,8 @@ def neighbours(embedding: Tensor, *, eps: float) -> Tensor:
     Returns:
         [N, N], rows of sum 1.
 
-    Source: Passalis and Tefas 2018, with the cosine kernel. Paper: without the diagonal; authors' code and here: with
-        it.
+    Source: Passalis and Tefas 2018, with the cosine kernel. Paper: without the diagonal; authors' code and
+        here: with it.
     """
     lengths: Tensor = torch.linalg.vector_norm(embedding, dim=1, keepdim=True)
     nothing = lengths == 0

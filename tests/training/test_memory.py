@@ -1,4 +1,4 @@
-"""What a cohort keeps alive: one graph at a time, so that methods cost their weights, not their activations."""
+"""What a cohort keeps alive: one graph at a time, so methods cost their weights and not their activations."""
 
 from __future__ import annotations
 
