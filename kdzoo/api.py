@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from kdzoo import distillers
-from kdzoo.checks import Interval, KdzooError, UsageError, usage
+from kdzoo.checks import Interval, KdzooError, Problems, UsageError, usage
 from kdzoo.distillers import Distiller
 from kdzoo.models.base import outputs_of
 from kdzoo.outputs import Batch, Setting, shapes_of
-from kdzoo.registry import DISTILLERS
+from kdzoo.registry import DISTILLERS, SOURCES
 from kdzoo.results.leaderboard import leaderboard, plain_rows, terminal_table
 from kdzoo.results.record import Record
 from kdzoo.sources.base import ClassSource
@@ -58,8 +59,13 @@ class Results:
         return leaderboard(self.records)
 
     def __str__(self) -> str:
-        failures = [f"{name} failed: {fault}" for name, fault in self.failed.items()]
+        failures = [f"{name} failed: {_told(fault)}" for name, fault in self.failed.items()]
         return "\n".join([*([self.table] if self.records else []), *failures])
+
+
+def _told(fault: BaseException) -> str:
+    """Say what was raised; the name of an error that nobody meant is half of what it says."""
+    return str(fault) if isinstance(fault, KdzooError) else f"{type(fault).__name__}: {fault}"
 
 
 def plan(
@@ -160,7 +166,13 @@ def execute(
 
 
 def soft_labels(
-    source: str, *, temperature: float = 4.0, seed: int = 0, threads: int | None = None, **options: Any
+    source: str,
+    *,
+    temperature: float = 4.0,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: bool = False,
+    **options: Any,
 ) -> Tensor:
     """Make the soft labels of a source, for a training loop of your own or to look at them.
 
@@ -171,11 +183,12 @@ def soft_labels(
         temperature: divides scores, such as a teacher's; probabilities stay as they are.
         seed: of the run, which draws the images.
         threads: CPU threads; None leaves torch's choice.
+        progress: whether to show the training of what the source needs.
         options: as `plan` takes them: benchmark, data_root, work_dir, device, cae_epochs, ...
 
     Returns:
-        Probabilities on the CPU: [K, K], a row for each class, where the source knows no more of an image
-        than its class; else [N, K], a row for each training image as it is, without augmentation.
+        Probabilities on the CPU: [K, K], a row for each class, of ReffAKD, its controls and other sources
+        made by class; else [N, K], a row for each training image as it is, without augmentation.
 
     Raises:
         UsageError: all that is wrong, a line each.
@@ -183,10 +196,16 @@ def soft_labels(
     """
     if not (isinstance(temperature, (int, float)) and temperature in Interval(low=0, open_low=True)):
         raise usage("soft_labels", "temperature", "a number in (0, inf)", temperature)
+    if not isinstance(source, str) or not re.fullmatch(r"\w[^,*?\[\]+]*", source):
+        raise usage("soft_labels", "source", "one source, for example 'reffakd:gamma=auto'", source)
     planned = plan(methods=[f"kd+{source}"], seeds=[seed], **options)
     (member,) = planned.members
     with runtime(planned.device, threads):
-        made, images = Session(planned, Reporter(), "kdzoo.soft_labels").ready_source(member)
+        reporter = choose_reporter() if progress else Reporter()
+        try:
+            made, images = Session(planned, reporter, "kdzoo.soft_labels").ready_source(member)
+        finally:
+            reporter.finish()
         if isinstance(made, ClassSource):
             return made.class_rows.cpu()
         rows, everything = [], torch.arange(len(images), device=planned.device)
@@ -201,7 +220,7 @@ def build_distiller(
     name: str | type[Distiller],
     student: nn.Module,
     teacher: nn.Module | None = None,
-    example_input: Tensor | None = None,
+    example_input: Tensor = None,  # type: ignore[assignment]
     *,
     labels: Tensor | None = None,
     **options: Any,
@@ -226,8 +245,7 @@ def build_distiller(
     Raises:
         UsageError: an unknown name or option, or a pair of networks that the method cannot take.
     """
-    if example_input is None:
-        raise UsageError("build_distiller: example_input must be a batch of images, got None.")
+    _check_arguments(name, student, teacher, example_input)
     of_student = outputs_of(student, example_input)
     of_teacher = None if teacher is None else outputs_of(teacher, example_input)
     who, cls = (name, DISTILLERS.find(name)) if isinstance(name, str) else (name.__name__, name)
@@ -245,6 +263,28 @@ def build_distiller(
         labels=torch.empty(0, dtype=torch.int64) if labels is None else labels,
     )
     return distillers.build_distiller(name, setting, options).to(of_student.logits.device)
+
+
+def _check_arguments(name: Any, student: Any, teacher: Any, example_input: Any) -> None:
+    """Refuse what is no distiller, no network, or no batch of images; all of it at once."""
+    who, problems = "build_distiller", Problems()
+    with problems:
+        if not isinstance(name, str) and not (isinstance(name, type) and issubclass(name, Distiller)):
+            raise usage(who, "its first argument", "a name of `kdzoo list methods` or a class", name)
+        if isinstance(name, str) and (":" in name or "+" in name or name in SOURCES.names()):
+            raise UsageError(
+                f"{who}: {name!r} is no distiller alone. Give options as keywords, and soft labels to the "
+                "distiller's loss(..., soft_labels=...)."
+            )
+    for role, network in (("student", student), ("teacher", teacher)):
+        with problems:
+            if not isinstance(network, nn.Module) and not (network is None and role == "teacher"):
+                raise usage(who, f"the {role}", "a torch.nn.Module", type(network).__name__)
+    with problems:
+        if not isinstance(example_input, Tensor) or not example_input.is_floating_point():
+            got = example_input.dtype if isinstance(example_input, Tensor) else type(example_input).__name__
+            raise usage(who, "example_input", "a batch of images, floating-point [N, C, H, W]", got)
+    problems.raise_all()
 
 
 __all__ = ["KdzooError", "Results", "build_distiller", "execute", "plan", "run", "soft_labels"]

@@ -96,6 +96,9 @@ Count = Annotated[int, Interval(low=1)]
 Natural = Annotated[int, Interval(low=0)]
 
 
+_NAMES = {float: "a number", int: "an integer", bool: "true or false", str: "a text"}
+
+
 @dataclass(frozen=True)
 class Option:
     """A keyword argument that a user may set, or must where it is required: name, what it accepts, default
@@ -113,10 +116,9 @@ class Option:
     def accepted(self) -> str:
         """Say in words what is accepted."""
         words = [repr(c) for c in self.choices]
-        names = {float: "a number", int: "an integer", bool: "true or false", str: "a text"}
         for kind in self.kinds:
             words.append(
-                names[kind] + (f" {self.interval}" if self.interval and kind in (int, float) else "")
+                _NAMES[kind] + (f" {self.interval}" if self.interval and kind in (int, float) else "")
             )
         return " or ".join(words)
 
@@ -177,11 +179,22 @@ def options_of(target: type | Callable[..., Any]) -> dict[str, Option]:
     found = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY:
-            kinds, choices, interval = _accepts(hints.get(name, str))
+            kinds, choices, interval = _accepts(hints.get(name, _like(parameter.default)))
+            odd = [kind for kind in kinds if kind not in _NAMES]
+            if odd:
+                raise UsageError(
+                    f"{getattr(target, '__name__', target)}: option {name!r} must be annotated with float, "
+                    f"int, bool, str, a Literal, or a union of them, got {odd[0]}."
+                )
             required = parameter.default is parameter.empty
             default = None if required else parameter.default
             found[name] = Option(name, kinds, choices, interval, default, documented.get(name, ""), required)
     return found
+
+
+def _like(default: object) -> type:
+    """Give the type of a default, for an option that nobody annotated."""
+    return type(default) if type(default) in _NAMES else str
 
 
 def _accepts(hint: Any) -> tuple[tuple[type, ...], tuple[str, ...], Interval | None]:
@@ -260,6 +273,11 @@ def check_options_of(cls: type) -> None:
     if "__init__" not in vars(cls):
         return
     declared: Any = vars(cls)["__init__"]
+    for name, parameter in inspect.signature(declared).parameters.items():
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is not parameter.empty:
+            raise UsageError(
+                f"{cls.__name__}: {name!r} has a default, so it is an option: put it behind '*' in __init__."
+            )
 
     @functools.wraps(declared)
     def checked_init(self: Any, *sized: Any, **given: Any) -> None:

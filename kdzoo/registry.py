@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import inspect
 import pkgutil
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -75,20 +76,52 @@ def _place(thing: Any) -> str:
 
 
 def plug_in(thing: Any) -> str | None:
-    """Hash the file that defines a thing from outside kdzoo: a changed plug-in must not pass for the old one.
+    """Hash what defines a thing from outside kdzoo: a changed plug-in must not pass for the old one.
+
+    That is its file and those of the classes that it inherits from; what they import is not looked at. Where
+    there is no file, as in a notebook, it is the compiled code.
 
     Args:
         thing: a registered class or function.
 
     Returns:
-        SHA-256 in hexadecimal; None for what is kdzoo's own (it has versions) or has no file.
+        SHA-256 in hexadecimal; None for what is kdzoo's own (it has versions).
     """
-    if thing.__module__.partition(".")[0] == "kdzoo":
+    if _package(thing) == "kdzoo":
         return None
+    own = [t for t in getattr(thing, "__mro__", (thing,)) if _package(t) not in _NOT_PLUG_INS]
+    contents = list(dict.fromkeys(_content(t) for t in own))
+    whole = contents[0] if len(contents) == 1 else b"".join(hashlib.sha256(c).digest() for c in contents)
+    return hashlib.sha256(whole).hexdigest()
+
+
+# What every plug-in inherits from: versions of kdzoo, and of packages that records name.
+_NOT_PLUG_INS = {"kdzoo", "torch", "builtins", "typing", "abc"}
+
+
+def _package(thing: Any) -> str:
+    return str(thing.__module__).partition(".")[0]
+
+
+def _content(thing: Any) -> bytes:
     try:
-        return hashlib.sha256(Path(inspect.getsourcefile(thing) or "").read_bytes()).hexdigest()
+        return Path(inspect.getsourcefile(thing) or "").read_bytes()
     except (OSError, TypeError):
-        return None
+        return repr(_compiled(thing)).encode()
+
+
+def _compiled(thing: Any) -> Any:
+    """Give code and constants of a function or a class in a form whose text says all of it."""
+    if isinstance(thing, types.CodeType):
+        return thing.co_code, thing.co_names, tuple(map(_compiled, thing.co_consts))
+    if isinstance(thing, type):
+        return sorted((n, _compiled(v)) for n, v in vars(thing).items() if not n.startswith("__dict"))
+    if isinstance(thing, (classmethod, staticmethod, property)):
+        return _compiled(thing.fget if isinstance(thing, property) else thing.__func__)
+    function = inspect.unwrap(thing) if callable(thing) else None
+    if isinstance(function, types.FunctionType):
+        return _compiled(function.__code__), function.__defaults__, function.__kwdefaults__
+    return thing if isinstance(thing, (str, bytes, int, float, tuple, type(None))) else type(thing).__name__
 
 
 def import_modules(package: str, path: list[str]) -> None:

@@ -314,3 +314,29 @@ def test_problems_is_silent_without_mistakes_and_lets_faults_through():
         with pytest.raises(type(fault)), problems:
             raise fault
     problems.raise_all()
+
+
+def test_an_option_without_annotation_is_of_its_defaults_type():
+    def made(*, weight=1.5, count=2, fast=False, name="x"): ...
+
+    options = options_of(made)
+    assert [o.kinds for o in options.values()] == [(float,), (int,), (bool,), (str,)]
+    assert checked("made", options, {"weight": "2"})["weight"] == 2.0
+
+
+def test_an_option_of_a_type_that_no_command_line_can_give_is_refused():
+    def made(*, sizes: tuple[float, ...] = ()): ...
+
+    with pytest.raises(UsageError, match="made: option 'sizes' must be annotated with float, int, bool, str"):
+        options_of(made)
+
+
+def test_a_positional_argument_with_a_default_is_refused_when_the_class_is_made():
+    class Checked:
+        def __init_subclass__(cls):
+            check_options_of(cls)
+
+    with pytest.raises(UsageError, match=r"Mine: 'weight' has a default, so it is an option: put it behind"):
+
+        class Mine(Checked):
+            def __init__(self, size, weight=1.0): ...

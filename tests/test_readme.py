@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def block_with(words: str) -> str:
 
 
 def test_every_python_block_is_run_by_a_test_below() -> None:
-    assert len(blocks("python")) == 4
+    assert len(blocks("python")) == 5
 
 
 def test_benchmark_from_python(small_runs: None) -> None:
@@ -79,14 +80,14 @@ def test_loop_of_ones_own() -> None:
     block = block_with("kdzoo.build_distiller")
     inside = [line for line in block.splitlines() if line and not line.startswith("import")]
     assert len(inside) <= 10
-    images, labels = torch.randn(4, 1, 32, 32), torch.arange(4)
-    names: dict[str, Any] = {"loader": [(images, labels)] * 2, "epochs": 3}
     torch.manual_seed(0)
+    images, labels = torch.randn(4, 1, 32, 32), torch.arange(4)
+    names: dict[str, Any] = {"loader": [(images, labels)] * 2, "epochs": 10}
     exec(block, names)
     untrained = kdzoo.build_model("lenet5", num_classes=10, channels=1, size=32)
     with torch.no_grad():
         before, after = (
-            names["rkd"].loss(s(images), labels, teacher=names["teacher"](images), epoch=2, epochs=3)
+            names["rkd"].loss(s(images), labels, teacher=names["teacher"](images), epoch=9, epochs=10)
             for s in (untrained, names["student"])
         )
     assert after < before
@@ -100,11 +101,16 @@ def test_pure_loss() -> None:
     torch.testing.assert_close(names["loss"], torch.tensor(0.0), atol=1e-5, rtol=0)
 
 
-def test_method_of_ones_own(small_runs: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_method_of_ones_own(
+    small_runs: None, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "embed.py").write_text(block_with("class Embed"))
+    monkeypatch.syspath_prepend(tmp_path)
     try:
-        exec(block_with("class Embed"), {"__name__": "mine"})
+        exec(block_with("import embed"), {})
     finally:
         DISTILLERS._module_dict.pop("embed", None)
+        sys.modules.pop("embed", None)
     shown = capsys.readouterr().out
     assert re.search(r"^embed +\d", shown, re.MULTILINE)
     assert re.search(r"^embed:weight=10 +\d", shown, re.MULTILINE)

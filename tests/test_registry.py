@@ -5,7 +5,8 @@ import pytest
 
 import kdzoo.distillers
 from kdzoo.checks import UsageError
-from kdzoo.registry import DATASETS, DISTILLERS, MODELS, SOURCES, Registry, import_modules
+from kdzoo.distillers import Distiller
+from kdzoo.registry import DATASETS, DISTILLERS, MODELS, SOURCES, Registry, import_modules, plug_in
 
 
 def test_what_this_version_brings_is_registered():
@@ -91,10 +92,35 @@ def test_what_comes_from_outside_is_known_by_its_file():
     from pathlib import Path
 
     from kdzoo.distillers.kd import KD
-    from kdzoo.registry import plug_in
 
     class Mine:
         pass
 
     assert plug_in(KD) is None
     assert plug_in(Mine) == sha256(Path(__file__).read_bytes()).hexdigest()
+
+
+def class_of(source, name="Mine"):
+    """Make a class from text, as a notebook or standard input does: there is no file."""
+    exec(source, space := {"__name__": "a_notebook", "Distiller": Distiller})
+    return space[name]
+
+
+def test_code_without_a_file_is_known_by_what_was_compiled():
+    source = "class Mine(Distiller):\n    def label_weight(self, progress): return {}"
+    one, same, other = (plug_in(class_of(source.format(value))) for value in ("1.0", "1.0", "2.0"))
+    assert one == same != other
+    default = "class Mine(Distiller):\n    def __init__(self, *, w: float = {}): pass"
+    assert plug_in(class_of(default.format(1))) != plug_in(class_of(default.format(2)))
+
+
+def test_a_plug_in_is_known_by_the_classes_that_it_inherits_from(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    above = "from kdzoo.distillers import Distiller\nclass Base(Distiller): x = {}\n"
+    (tmp_path / "mine_above.py").write_text(above.format(0))
+    (tmp_path / "mine_below.py").write_text("from mine_above import Base\nclass Mine(Base): pass\n")
+    from mine_below import Mine
+
+    before = plug_in(Mine)
+    (tmp_path / "mine_above.py").write_text(above.format(1))
+    assert plug_in(Mine) != before

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from kdzoo.checks import Problems, UsageError, check_options_of, checked, options_of
+from kdzoo.checks import Problems, UsageError, check_options_of, checked, options_of, usage
 from kdzoo.functional.divergences import cross_entropy
 from kdzoo.functional.stages import StagePair
 from kdzoo.outputs import (
@@ -63,6 +63,9 @@ class Distiller(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if isinstance(cls.needs, str):
+            raise UsageError(f"{cls.__name__}: needs must be a set of names, got the text {cls.needs!r}.")
+        cls.needs = frozenset(cls.needs)
         odd = sorted(cls.needs - NEEDS)
         if odd:
             raise UsageError(f"{cls.__name__}: needs must be of {sorted(NEEDS)}, got {odd}.")
@@ -183,24 +186,38 @@ class Distiller(nn.Module):
             A scalar: the label's weighted cross-entropy plus the method's terms.
 
         Raises:
-            UsageError: something that the method needs is missing.
+            UsageError: something that the method needs is missing, or numbers do not fit together.
         """
         who = type(self).__name__
+        output = widened(as_output(student))
         given = None if teacher is None else detached(widened(as_output(teacher)))
-        if "soft_labels" in self.needs and soft_labels is None:
-            if given is None:
-                raise UsageError(f"{who}: it needs soft labels. Give teacher=..., or soft_labels=....")
-            soft_labels = scores(given.logits)
+        if "soft_labels" in self.needs and soft_labels is None and given is None:
+            raise UsageError(f"{who}: it needs soft labels. Give teacher=..., or soft_labels=....")
+        if isinstance(soft_labels, Tensor):
+            raise UsageError(f"{who}: soft_labels must be kdzoo.probabilities(...) or kdzoo.scores(...).")
         if self.needs_teacher() and given is None:
             raise UsageError(f"{who}: it needs the teacher's output. Give teacher=....")
         if "indices" in self.needs and indices is None:
             raise UsageError(f"{who}: it needs the samples' positions in the training set. Give indices=....")
+        outputs = {"student": output} | ({"teacher": given} if given is not None else {})
+        for role, own in outputs.items():
+            missing = sorted(n for n in self.needs & set(Shapes._fields) if getattr(own, n) is None)
+            if missing and (role == "student" or self.needs_teacher()):
+                raise UsageError(f"{who}: it needs the {role}'s {' and '.join(missing)}, which is not there.")
+            if len(own.logits) != len(labels):
+                raise usage(who, f"the {role}'s batch", f"that of the labels, {len(labels)}", len(own.logits))
+        if labels.ndim != 1 or labels.is_floating_point():
+            raise usage(who, "labels", "[N] class numbers", f"{labels.dtype} {tuple(labels.shape)}")
+        if not 0 <= epoch < epochs:
+            raise usage(who, "epoch", f"from 0 to epochs - 1, {epochs - 1}", epoch)
+        if "soft_labels" in self.needs:
+            soft_labels = scores(given.logits) if soft_labels is None and given is not None else soft_labels
         guide = Guide(
             soft_labels if "soft_labels" in self.needs else None,  # type: ignore[arg-type]
             self.detached_digest(given) if given is not None and self.needs_teacher() else {},
         )
         batch = Batch(images, labels, indices if "indices" in self.needs else None)  # type: ignore[arg-type]
-        terms = self.terms(widened(as_output(student)), guide, batch, Progress(epoch, epochs, 0, 1))
+        terms = self.terms(output, guide, batch, Progress(epoch, epochs, 0, 1))
         return torch.stack(list(terms.values())).sum()
 
     @torch.no_grad()
@@ -210,7 +227,14 @@ class Distiller(nn.Module):
         Args:
             teacher: all that the teacher returned.
         """
-        return self.digest(declared(teacher, self.needs))
+        return Digest(self.digest(declared(teacher, self.needs)))
+
+
+class Digest(dict[str, Tensor]):
+    """A mapping that says what it has when it is asked for something else."""
+
+    def __missing__(self, name: str) -> Tensor:
+        raise KeyError(f"the digest has no {name!r}; it has {', '.join(map(repr, self)) or 'nothing'}")
 
 
 def declared(output: ModelOutput, needs: frozenset[str]) -> ModelOutput:
@@ -240,7 +264,19 @@ def build_distiller(
     who = name if isinstance(name, str) else cls.__name__
     values = checked(who, options_of(cls), options or {})
     check_networks(who, cls, setting)
-    return cls.for_setting(setting, **values)
+    return cls.for_setting(declared_setting(cls, setting), **values)
+
+
+def declared_setting(cls: type[Distiller], setting: Setting) -> Setting:
+    """Leave of a setting no more than a method declares: what it would find if it were trained alone.
+
+    Args:
+        cls: its class.
+        setting: of all methods that are trained together.
+    """
+    if not cls.needs_teacher():
+        return setting._replace(teacher=None, teacher_head=None)  # type: ignore[arg-type]
+    return setting if "classifier" in cls.needs else setting._replace(teacher_head=None)
 
 
 def check_networks(who: str, cls: type[Distiller], setting: Setting) -> None:

@@ -74,7 +74,11 @@ class Permuted(ReffAKD):
 
 @SOURCES.register("pixels")
 class Pixels(SimilaritySource):
-    """ReffAKD's labels from the cosines of raw pixels: does the encoder matter?"""
+    """ReffAKD's labels from the cosines of raw pixels: does the encoder matter?
+
+    gamma fits the similarities that it is added to, so it is auto here whatever a benchmark sets for reffakd:
+    compare with `reffakd:gamma=auto`.
+    """
 
     paper = "control of this project"
 
@@ -92,7 +96,8 @@ class Pixels(SimilaritySource):
 class RandomCAE(SimilaritySource):
     """ReffAKD's labels from an untrained encoder: does its training matter?
 
-    Its initial weights are keyed by the run's seed.
+    Its initial weights are keyed by the run's seed. gamma is auto whatever a benchmark sets for reffakd:
+    compare with `reffakd:gamma=auto`.
     """
 
     builds = ("autoencoder",)

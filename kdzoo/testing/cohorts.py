@@ -24,7 +24,7 @@ from kdzoo.sources.base import Workshop
 from kdzoo.testing.contract import ContractError, Watch, seed
 from kdzoo.testing.inputs import POSITIONS
 from kdzoo.testing.networks import NetworkPair, pair_case
-from kdzoo.testing.subject import Subject, check_finite, declared_setting, told
+from kdzoo.testing.subject import Subject, check_finite, told
 from kdzoo.training.cohort import Cohort
 from kdzoo.training.evaluation import observe
 from kdzoo.training.loop import seeded_network
@@ -64,14 +64,11 @@ def numbers_are_the_same_alone_and_in_a_cohort(subject: Subject) -> None:
     if teacher is None:
         return
 
-    def alone(setting: Setting) -> list[Distiller]:
-        return [_checked(subject, declared_setting(subject.cls, setting))]
-
     def together(setting: Setting) -> list[Distiller]:
         before, after = _others(setting)
         return [before, *_siblings(subject, setting), _checked(subject, setting), after]
 
-    (own,) = _train(alone, teacher, "float32")
+    (own,) = _train(lambda setting: [_checked(subject, setting)], teacher, "float32")
     before, *_, beside, after = _train(together, teacher, "float32")
     _compare(own, beside, "trained alone and in a cohort, its {} differs.")
     for one, other in zip(_without_it(teacher), (before, after), strict=True):

@@ -13,7 +13,6 @@ from kdzoo.testing.inputs import MOMENTS, POSITIONS, Case
 from kdzoo.testing.subject import (
     Subject,
     check_finite,
-    declared_setting,
     gradients,
     guide_of,
     leaves,
@@ -82,7 +81,7 @@ def nothing_shared_is_written_to(subject: Subject) -> None:
     kinds = [plain, plain._replace(probabilities=plain.teacher.logits.softmax(dim=1)).fresh()]
     for case in kinds if "soft_labels" in subject.cls.needs else kinds[:1]:
         watch = Watch()
-        setting = declared_setting(subject.cls, case.setting)
+        setting = case.setting
         watch.add({"the training labels": setting.labels})
         distiller = subject.build_for(setting)
         guide = guide_of(distiller, case)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,7 +49,7 @@ class Subject:
 
     def build(self, case: Case, start: int = 0, **options: Any) -> Distiller:
         """Build the distiller for a case, in training mode as a member trains it."""
-        return self.build_for(declared_setting(self.cls, case.setting), start, **options)
+        return self.build_for(case.setting, start, **options)
 
     def build_for(self, setting: Setting, start: int = 0, **options: Any) -> Distiller:
         """Build the distiller for a setting, as if its initial weights were keyed by `start`."""
@@ -89,13 +91,6 @@ def _content(value: Any) -> Any:
     return repr(value) if isinstance(value, Collection) else id(value)
 
 
-def declared_setting(cls: type[Distiller], setting: Setting) -> Setting:
-    """Leave of a setting what a method would find that is trained alone: no more than it declares."""
-    if not cls.needs_teacher():
-        return setting._replace(teacher=None, teacher_head=None)  # type: ignore[arg-type]
-    return setting if "classifier" in cls.needs else setting._replace(teacher_head=None)
-
-
 def guide_of(distiller: Distiller, case: Case) -> Guide:
     """Make what a member gets, as a cohort makes it: without gradients, and seeded."""
     seed(1)
@@ -105,7 +100,7 @@ def guide_of(distiller: Distiller, case: Case) -> Guide:
         soft_labels: Any = None
         if "soft_labels" in distiller.needs:
             soft_labels = scores(case.teacher.logits) if given is None else probabilities(given)
-    return Guide(soft_labels, dict(digest))
+    return Guide(soft_labels, copy.copy(digest))
 
 
 def step(
@@ -160,9 +155,15 @@ def numbers(distiller: Distiller, case: Case, positions: Sequence[Progress] = PO
         terms = step(distiller, case, progress)
         slopes = gradients(distiller, case, terms)
         found.append(distiller.label_weight(progress))
-        found.append({n: t.item() for n, t in terms.items()})
-        found.append({n: None if g is None else g.double().norm().item() for n, g in slopes.items()})
+        found.append({n: _number(t) for n, t in terms.items()})
+        found.append({n: None if g is None else _number(g.double().norm()) for n, g in slopes.items()})
     return found
+
+
+def _number(scalar: Tensor) -> float | str:
+    """Give a number that equals itself: what is not finite is another rule's matter."""
+    value = scalar.item()
+    return "nan" if math.isnan(value) else value
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdzoo.checks import KdzooError
+from kdzoo.distillers.base import Distiller
 from kdzoo.outputs import Batch, Guide, ModelOutput, SoftLabels
 from kdzoo.sources.base import Source
 from kdzoo.training.member import Member
@@ -56,14 +58,16 @@ class Shared:
         if distiller is not None and distiller.needs_teacher():
             # Members share a digest if the same function makes it from the same options and fields.
             options = tuple((name, distiller.options[name]) for name in distiller.digest_options)
-            key = (type(distiller).digest, options, distiller.needs)
+            # A class that inherits a digest may have changed what it calls, so it has one of its own.
+            plain = type(distiller).digest is Distiller.digest
+            key = (None if plain else type(distiller), options, distiller.needs)
             if key not in self._digests:
                 teacher = self._teacher_output()
                 torch.manual_seed(self._draws)
                 self._digests[key] = distiller.detached_digest(teacher)
                 self._watch("teacher", self._digests[key])
             digest = self._digests[key]
-        self.guides[member] = Guide(soft_labels, dict(digest))
+        self.guides[member] = Guide(soft_labels, copy.copy(digest))
 
     def _soft_labels_of(self, source: str) -> SoftLabels:
         if source not in self._soft_labels:

@@ -49,17 +49,17 @@ def test_what_takes_a_teacher():
         assert type("Some", (Distiller,), {"needs": frozenset(needs)}).needs_teacher() == teacher
 
 
-def test_a_digest_holds_the_needed_fields_and_no_others():
+def test_a_digest_holds_the_needed_fields_and_no_others(setting):
     digest = Reader().digest(OUTPUT)
     assert set(digest) == {"embedding", "stages.0", "stages.1"}
     assert digest["embedding"] is OUTPUT.embedding
     assert digest["stages.1"] is OUTPUT.stages[1]
-    assert build_distiller("kd", None).digest(OUTPUT) == {}
+    assert build_distiller("kd", setting).digest(OUTPUT) == {}
     assert set(Reader().digest(OUTPUT._replace(embedding=None))) == {"stages.0", "stages.1"}
 
 
-def test_scratch_adds_nothing():
-    scratch = build_distiller("scratch", None)
+def test_scratch_adds_nothing(setting):
+    scratch = build_distiller("scratch", setting)
     batch = Batch(torch.empty(2, 0), torch.tensor([0, 1]), None)
     assert scratch(OUTPUT, Guide(None, {}), batch, Progress(0, 1, 0, 1)) == {}
     assert scratch.label_weight(Progress(0, 1, 0, 1)) == 1
@@ -129,3 +129,47 @@ def test_a_term_must_not_take_a_members_name(logits):
 
     with pytest.raises(ValueError, match=r"must not be called \['loss'\]"):
         Greedy().loss(logits(2, 5, 0), torch.tensor([0, 3]), epoch=0, epochs=1)
+
+
+class Curious(Distiller):
+    """Keeps the setting that it is built for."""
+
+    @classmethod
+    def for_setting(cls, setting, **options):
+        built = cls(**options)
+        built.seen = setting
+        return built
+
+
+class Reading(Curious):
+    """Reads the teacher's embedding."""
+
+    needs = frozenset({"embedding"})
+
+
+class Heading(Curious):
+    """Reads the teacher's classifier."""
+
+    needs = frozenset({"classifier"})
+
+
+def test_a_method_is_not_shown_the_teacher_that_others_brought(setting):
+    whole = setting._replace(teacher_head=torch.nn.Linear(4, 5))
+    plain, reading, heading = (build_distiller(cls, whole).seen for cls in (Curious, Reading, Heading))
+    assert plain.teacher is None
+    assert plain.teacher_head is None
+    assert reading.teacher is whole.teacher
+    assert reading.teacher_head is None
+    assert heading is whole
+
+
+@pytest.mark.parametrize("needs", [{"embedding"}, ["embedding"], ("embedding",)])
+def test_needs_may_be_any_collection_of_names_but_a_text(needs):
+    assert type("Mine", (Distiller,), {"needs": needs}).needs == frozenset({"embedding"})
+    with pytest.raises(UsageError, match="needs must be a set of names, got the text 'embedding'"):
+        type("Mine", (Distiller,), {"needs": "embedding"})
+
+
+def test_a_digest_says_what_it_has():
+    with pytest.raises(KeyError, match=r"no 'stages'; it has 'embedding', 'stages\.0', 'stages\.1'"):
+        Reader().detached_digest(OUTPUT)["stages"]

@@ -4,6 +4,12 @@ from collections.abc import Callable
 
 import pytest
 from tinyzoo import Bench
+from torch import Tensor
+
+from kdzoo.distillers.at import AT
+from kdzoo.functional.stages import StagePair
+from kdzoo.outputs import ModelOutput
+from kdzoo.registry import DISTILLERS
 
 
 @pytest.mark.parametrize(
@@ -48,3 +54,21 @@ def test_seeds_do_not_touch_each_other(bench: Bench, same: Callable[..., None]) 
     assert found["noisy", 0][1] != found["noisy", 1][1]
     bench.run("kd,noisy", work="first")
     same(bench, "first")
+
+
+class Squared(AT):
+    """Inherits a digest, and changes what it is made of."""
+
+    def _map(self, output: ModelOutput, stage: int, pair: StagePair) -> Tensor:
+        return super()._map(output, stage, pair) ** 2
+
+
+def test_a_method_that_inherits_a_digest_has_one_of_its_own(bench: Bench) -> None:
+    DISTILLERS.register("squared")(Squared)
+    try:
+        bench.run("squared", work="alone", epochs=1)
+        bench.run("at,squared", work="together", epochs=1)
+    finally:
+        DISTILLERS._module_dict.pop("squared")
+    alone, together = (bench.contents(work)["squared", 0] for work in ("alone", "together"))
+    assert alone == together

@@ -281,7 +281,7 @@ class Particular(Unregistered):
 
 
 def test_a_batch_may_be_refused_but_the_ordinary_one():
-    check_distiller(Particular)
+    check_distiller(Particular, pairs=())
     with pytest.raises(
         ContractError, match=r"it raises UsageError: particular: classes must be at least 3, got 2"
     ):
