@@ -180,6 +180,67 @@ def test_mistakes_are_told_in_a_sentence(make: Any, message: str, pair: tuple[nn
     assert "\n" not in str(caught.value)
 
 
+ROWS = torch.full((6, 4), 0.25)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": torch.nn.functional.one_hot(LABELS, 4).float()}, "KD: labels must be [N] class numbers"),
+        ({"labels": LABELS[:3]}, "the student's batch must be that of the labels, 3, got 6"),
+        ({"teacher": torch.zeros(1, 4)}, "the teacher's batch must be that of the labels, 6, got 1"),
+        ({"soft_labels": ROWS}, "soft_labels must be kdzoo.probabilities(...) or kdzoo.scores(...)"),
+        ({"epoch": -1}, "epoch must be from 0 to epochs - 1, 8, got -1"),
+        ({"epochs": 0}, "epoch must be from 0 to epochs - 1, -1, got 0"),
+    ],
+)
+def test_a_loss_of_things_that_do_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
+    student = Linear()
+    given = {"labels": LABELS, "teacher": torch.zeros(6, 4), "epoch": 0, "epochs": 9} | change
+    labels = given.pop("labels")
+    with pytest.raises(kdzoo.UsageError) as caught:
+        build("kd", student, example_input=IMAGES).loss(student(IMAGES), labels, **given)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_a_loss_says_which_field_of_which_network_is_not_there(
+    role: str, pair: tuple[nn.Module, nn.Module]
+) -> None:
+    student, teacher = pair
+    outputs = {"student": student(IMAGES), "teacher": teacher(IMAGES)}
+    outputs[role] = outputs[role].logits
+    rkd = build("rkd", student, teacher, IMAGES)
+    with pytest.raises(kdzoo.UsageError, match=f"RKD: it needs the {role}'s embedding, which is not there"):
+        rkd.loss(outputs["student"], LABELS, teacher=outputs["teacher"], epoch=0, epochs=1)
+
+
+@pytest.mark.parametrize("name", ["reffakd", "kd+reffakd", "rkd:angle_weight=3", "uniform"])
+def test_a_whole_method_is_no_distiller(name: str) -> None:
+    with pytest.raises(kdzoo.UsageError, match=r"no distiller alone\. Give options as keywords"):
+        build(name, Linear(), Linear(), IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            (3, Linear(), Linear(), IMAGES),
+            "must be a name of `kdzoo list methods` or a class",
+        ),
+        ((nn.Linear, Linear(), Linear(), IMAGES), "its first argument must be a name"),
+        (("kd", "lenet5", Linear(), IMAGES), "the student must be a torch.nn.Module, got 'str'"),
+        (("kd", Linear(), IMAGES), "the teacher must be a torch.nn.Module, got 'Tensor'"),
+        (("kd", Linear(), Linear(), [1]), "example_input must be a batch of images"),
+        (("kd", Linear(), Linear(), IMAGES.to(torch.uint8)), "floating-point [N, C, H, W], got torch.uint8"),
+    ],
+)
+def test_what_is_no_network_or_no_batch_is_refused(given: Any, message: str) -> None:
+    with pytest.raises(kdzoo.UsageError) as caught:
+        build(*given)
+    assert message in str(caught.value)
+
+
 def test_teacher_of_other_classes_does_for_methods_of_features() -> None:
     student, teacher = network("lenet5"), network("resnet8", classes=9)
     rkd = build("rkd", student, teacher, IMAGES)

@@ -79,3 +79,9 @@ def test_mistakes_are_told(bench: Bench) -> None:
         kdzoo.soft_labels("refakd", **options(bench))
     with pytest.raises(kdzoo.UsageError, match="must be a number in"):
         kdzoo.soft_labels("reffakd", temperature=0.0, **options(bench))
+
+
+@pytest.mark.parametrize("source", ["*", "reffakd,uniform", "kd+reffakd", "", 3])
+def test_more_or_less_than_one_source_is_refused(source: Any) -> None:
+    with pytest.raises(kdzoo.UsageError, match="source must be one source, for example 'reffakd:gamma=auto'"):
+        kdzoo.soft_labels(source)
