@@ -12,7 +12,7 @@ class Reader(Distiller):
 
     needs = frozenset({"stages", "embedding"})
 
-    def __init__(self, width: int = 1, *, rate: Positive = 2.0, count: Count = 3) -> None:
+    def __init__(self, width: int, *, rate: Positive = 2.0, count: Count = 3) -> None:
         super().__init__()
         self.given = (width, rate, count)
 
@@ -29,9 +29,9 @@ def test_options_are_checked_before_the_body_and_kept():
     built = Reader(7, rate="3")
     assert built.given == (7, 3.0, 3)
     assert built.options == {"rate": 3.0, "count": 3}
-    assert list(Reader().options) == ["rate", "count"]
+    assert list(Reader(1).options) == ["rate", "count"]
     with pytest.raises(UsageError) as caught:
-        Reader(rate=0, cuont=1)
+        Reader(1, rate=0, cuont=1)
     assert str(caught.value).splitlines() == [
         "Reader: there is no option 'cuont'. Did you mean 'count'?",
         "Reader: rate must be a number in (0, inf), got 0.",
@@ -50,12 +50,12 @@ def test_what_takes_a_teacher():
 
 
 def test_a_digest_holds_the_needed_fields_and_no_others(setting):
-    digest = Reader().digest(OUTPUT)
+    digest = Reader(1).digest(OUTPUT)
     assert set(digest) == {"embedding", "stages.0", "stages.1"}
     assert digest["embedding"] is OUTPUT.embedding
     assert digest["stages.1"] is OUTPUT.stages[1]
     assert build_distiller("kd", setting).digest(OUTPUT) == {}
-    assert set(Reader().digest(OUTPUT._replace(embedding=None))) == {"stages.0", "stages.1"}
+    assert set(Reader(1).digest(OUTPUT._replace(embedding=None))) == {"stages.0", "stages.1"}
 
 
 def test_scratch_adds_nothing(setting):
@@ -172,4 +172,4 @@ def test_needs_may_be_any_collection_of_names_but_a_text(needs):
 
 def test_a_digest_says_what_it_has():
     with pytest.raises(KeyError, match=r"no 'stages'; it has 'embedding', 'stages\.0', 'stages\.1'"):
-        Reader().detached_digest(OUTPUT)["stages"]
+        Reader(1).detached_digest(OUTPUT)["stages"]
