@@ -261,6 +261,22 @@ def checked(
     return values
 
 
+def as_names(who: str, what: str, given: Iterable[str]) -> frozenset[str]:
+    """Take a collection of names; a text alone would be taken for its letters.
+
+    Args:
+        who: whose names they are, for the message.
+        what: what they are called.
+        given: a set, tuple or list.
+
+    Raises:
+        UsageError: it is a text.
+    """
+    if isinstance(given, str):
+        raise UsageError(f"{who}: {what} must be a set of names, got the text {given!r}.")
+    return frozenset(given)
+
+
 def check_options_of(cls: type) -> None:
     """Let a class check its options: wrap the `__init__` that it declares, if it declares one.
 

@@ -85,3 +85,9 @@ def test_mistakes_are_told(bench: Bench) -> None:
 def test_more_or_less_than_one_source_is_refused(source: Any) -> None:
     with pytest.raises(kdzoo.UsageError, match="source must be one source, for example 'reffakd:gamma=auto'"):
         kdzoo.soft_labels(source)
+
+
+def test_a_teacher_that_cannot_be_made_is_the_fault_that_is_told(bench: Bench) -> None:
+    lost = options(bench, cfg_options={"teacher.recipe.optimizer.lr": 1e30})
+    with pytest.raises(kdzoo.KdzooError, match="teacher: its training diverged"):
+        kdzoo.soft_labels("teacher", **lost)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from kdzoo.checks import Problems, UsageError, check_options_of, checked, options_of, usage
+from kdzoo.checks import Problems, UsageError, as_names, check_options_of, checked, options_of, usage
 from kdzoo.functional.divergences import cross_entropy
 from kdzoo.functional.stages import StagePair
 from kdzoo.outputs import (
@@ -63,9 +63,7 @@ class Distiller(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if isinstance(cls.needs, str):
-            raise UsageError(f"{cls.__name__}: needs must be a set of names, got the text {cls.needs!r}.")
-        cls.needs = frozenset(cls.needs)
+        cls.needs = as_names(cls.__name__, "needs", cls.needs)
         odd = sorted(cls.needs - NEEDS)
         if odd:
             raise UsageError(f"{cls.__name__}: needs must be of {sorted(NEEDS)}, got {odd}.")
@@ -188,28 +186,11 @@ class Distiller(nn.Module):
         Raises:
             UsageError: something that the method needs is missing, or numbers do not fit together.
         """
-        who = type(self).__name__
         output = widened(as_output(student))
         given = None if teacher is None else detached(widened(as_output(teacher)))
-        if "soft_labels" in self.needs and soft_labels is None and given is None:
-            raise UsageError(f"{who}: it needs soft labels. Give teacher=..., or soft_labels=....")
-        if isinstance(soft_labels, Tensor):
-            raise UsageError(f"{who}: soft_labels must be kdzoo.probabilities(...) or kdzoo.scores(...).")
-        if self.needs_teacher() and given is None:
-            raise UsageError(f"{who}: it needs the teacher's output. Give teacher=....")
-        if "indices" in self.needs and indices is None:
-            raise UsageError(f"{who}: it needs the samples' positions in the training set. Give indices=....")
-        outputs = {"student": output} | ({"teacher": given} if given is not None else {})
-        for role, own in outputs.items():
-            missing = sorted(n for n in self.needs & set(Shapes._fields) if getattr(own, n) is None)
-            if missing and (role == "student" or self.needs_teacher()):
-                raise UsageError(f"{who}: it needs the {role}'s {' and '.join(missing)}, which is not there.")
-            if len(own.logits) != len(labels):
-                raise usage(who, f"the {role}'s batch", f"that of the labels, {len(labels)}", len(own.logits))
-        if labels.ndim != 1 or labels.is_floating_point():
-            raise usage(who, "labels", "[N] class numbers", f"{labels.dtype} {tuple(labels.shape)}")
+        self._check_given(output, labels, given, soft_labels, indices)
         if not 0 <= epoch < epochs:
-            raise usage(who, "epoch", f"from 0 to epochs - 1, {epochs - 1}", epoch)
+            raise usage(type(self).__name__, "epoch", f"from 0 to epochs - 1, {epochs - 1}", epoch)
         if "soft_labels" in self.needs:
             soft_labels = scores(given.logits) if soft_labels is None and given is not None else soft_labels
         guide = Guide(
@@ -219,6 +200,34 @@ class Distiller(nn.Module):
         batch = Batch(images, labels, indices if "indices" in self.needs else None)  # type: ignore[arg-type]
         terms = self.terms(output, guide, batch, Progress(epoch, epochs, 0, 1))
         return torch.stack(list(terms.values())).sum()
+
+    def _check_given(
+        self,
+        student: ModelOutput,
+        labels: Tensor,
+        teacher: ModelOutput | None,
+        soft_labels: Any,
+        indices: Any,
+    ) -> None:
+        """Refuse what a loss cannot be computed of, by shapes alone: nothing waits for the device."""
+        who = type(self).__name__
+        if "soft_labels" in self.needs and soft_labels is None and teacher is None:
+            raise UsageError(f"{who}: it needs soft labels. Give teacher=..., or soft_labels=....")
+        if isinstance(soft_labels, Tensor):
+            raise UsageError(f"{who}: soft_labels must be kdzoo.probabilities(...) or kdzoo.scores(...).")
+        if self.needs_teacher() and teacher is None:
+            raise UsageError(f"{who}: it needs the teacher's output. Give teacher=....")
+        if "indices" in self.needs and indices is None:
+            raise UsageError(f"{who}: it needs the samples' positions in the training set. Give indices=....")
+        if labels.ndim != 1 or labels.is_floating_point():
+            raise usage(who, "labels", "[N] class numbers", f"{labels.dtype} {tuple(labels.shape)}")
+        outputs = {"student": student} | ({"teacher": teacher} if teacher is not None else {})
+        for role, own in outputs.items():
+            missing = sorted(n for n in self.needs & set(Shapes._fields) if getattr(own, n) is None)
+            if missing and (role == "student" or self.needs_teacher()):
+                raise UsageError(f"{who}: it needs the {role}'s {' and '.join(missing)}, which is not there.")
+            if len(own.logits) != len(labels):
+                raise usage(who, f"the {role}'s batch", f"that of the labels, {len(labels)}", len(own.logits))
 
     @torch.no_grad()
     def detached_digest(self, teacher: ModelOutput) -> dict[str, Tensor]:

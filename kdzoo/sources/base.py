@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from kdzoo.checks import UsageError, check_options_of, checked, options_of
+from kdzoo.checks import as_names, check_options_of, checked, options_of
 from kdzoo.outputs import Batch, ModelOutput, Setting, SoftLabels, probabilities
 from kdzoo.registry import SOURCES
 
@@ -110,9 +110,7 @@ class Source:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if isinstance(cls.needs, str):
-            raise UsageError(f"{cls.__name__}: needs must be a set of names, got the text {cls.needs!r}.")
-        cls.needs = frozenset(cls.needs)
+        cls.needs = as_names(cls.__name__, "needs", cls.needs)
         check_options_of(cls)
 
     def check(self, setting: Setting) -> None:

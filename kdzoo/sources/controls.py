@@ -1,7 +1,7 @@
 """Controls: soft labels that leave one thing out, so that a comparison can tell what mattered.
 
-Each answers one doubt about ReffAKD's labels; all else is as `reffakd` has it, under the same seed the same
-images and the same autoencoder.
+Each answers one doubt about ReffAKD's labels; under the same seed they see the same images, and those that
+train an autoencoder share its one. Where gamma differs, the class says so.
 """
 
 from __future__ import annotations

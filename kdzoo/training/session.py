@@ -102,13 +102,17 @@ class Session:
         """
         self._open()
         self._with_teachers([member])
+        self._raise_fault()
         images = self._pipeline("train", member.seed, CHUNK)
         teacher = self._teacher_of([member])
         shared = SharedTeacher(teacher.network, self.plan.benchmark.precision) if teacher else None
         sources = self._sources([member], images, shared)
+        self._raise_fault()
+        return sources[source_name(member.method) or ""], images
+
+    def _raise_fault(self) -> None:
         for fault in self.failed.values():
             raise fault
-        return sources[source_name(member.method) or ""], images
 
     def _open(self) -> None:
         """Make the images ready for all pipelines, and the foundry of artifacts."""
