@@ -1,19 +1,19 @@
-"""The thin ResNets of depth 6n + 2 for small images: three stages of 16, 32 and 64 channels.
+"""The ResNets of depth 6n + 2 for small images: three stages of 16, 32 and 64 channels, or 4 times as many.
 
 Source: He, Zhang, Ren and Sun 2016, "Deep residual learning for image recognition", CVPR,
 https://arxiv.org/abs/1512.03385, section 4.2. Paper: shortcuts without parameters (option A); RepDistiller
 (https://github.com/HobbitLong/RepDistiller): a 1x1 convolution with batch norm where the shape changes; here:
 as RepDistiller, also in the initial weights (`kaiming_normal_` by fan-out, torch's own for the classifier).
+The wide ones are RepDistiller's: "x4" multiplies the stages, while the stem has 32 channels, not 64.
 """
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Literal, cast
 
 from torch import Tensor, nn
-from torch.nn import functional
 
-from kdzoo.models.base import check_input
+from kdzoo.models.base import RESIDUAL_SPELLINGS, Stage, Stages, check_input, conv_norm
 from kdzoo.outputs import ModelOutput
 from kdzoo.registry import MODELS
 
@@ -24,32 +24,17 @@ class Residual(nn.Module):
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
         self.main = nn.Sequential(
-            *_conv_norm(inputs, width, 3, stride), nn.ReLU(inplace=True), *_conv_norm(width, width, 3)
+            *conv_norm(inputs, width, 3, stride, he=True),
+            nn.ReLU(inplace=True),
+            *conv_norm(width, width, 3, he=True),
         )
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != width:
-            self.shortcut = nn.Sequential(*_conv_norm(inputs, width, 1, stride))
+            self.shortcut = nn.Sequential(*conv_norm(inputs, width, 1, stride, he=True))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, inputs, H, W] to [N, width, H / stride, W / stride], before the ReLU."""
         return cast(Tensor, self.main(x) + self.shortcut(x))
-
-
-class Stage(nn.Sequential):
-    """Residual blocks, each followed by a ReLU."""
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the stage's output and the same before its last ReLU."""
-        for block in self:
-            preactivation = block(x)
-            x = functional.relu(preactivation)
-        return x, preactivation
-
-
-def _conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return [conv, nn.BatchNorm2d(outputs)]
 
 
 class CifarResNet(nn.Module):
@@ -60,32 +45,35 @@ class CifarResNet(nn.Module):
         num_classes: classes K of its classifier.
         channels: channels of its input images.
         size: height and width of its input images in pixels, at least 4.
+        times: what multiplies the channels of the stages; 4 also doubles the stem's.
 
     Raises:
         UsageError: a smaller size, or a count below 1.
     """
 
-    def __init__(self, depth: int, num_classes: int, channels: int, size: int) -> None:
+    spellings = RESIDUAL_SPELLINGS
+
+    def __init__(
+        self, depth: int, num_classes: int, channels: int, size: int, times: Literal[1, 4] = 1
+    ) -> None:
         super().__init__()
-        check_input(f"model resnet{depth}", num_classes=num_classes, channels=channels, size=size, smallest=4)
-        self.stem = nn.Sequential(*_conv_norm(channels, 16, 3), nn.ReLU(inplace=True))
-        self.stages = nn.ModuleList()
-        for inputs, width, stride in ((16, 16, 1), (16, 32, 2), (32, 64, 2)):
+        name = f"resnet{depth}" + ("x4" if times == 4 else "")
+        check_input(f"model {name}", num_classes=num_classes, channels=channels, size=size, smallest=4)
+        inputs = 32 if times == 4 else 16
+        self.stem = nn.Sequential(*conv_norm(channels, inputs, 3, he=True), nn.ReLU(inplace=True))
+        self.stages = Stages()
+        for width, stride in ((16 * times, 1), (32 * times, 2), (64 * times, 2)):
             rest = [Residual(width, width, 1) for _ in range((depth - 2) // 6 - 1)]
             self.stages.append(Stage(Residual(inputs, width, stride), *rest))
-        self.classifier = nn.Linear(64, num_classes)
+            inputs = width
+        self.classifier = nn.Linear(inputs, num_classes)
 
     def forward(self, images: Tensor) -> ModelOutput:
-        """Classify [N, C, H, W] images; three stages, at H, H / 2 and H / 4; the embedding is [N, 64]."""
-        x = self.stem(images)
-        stages, preactivations = [], []
-        for stage in self.stages:
-            x, preactivation = stage(x)
-            stages.append(x)
-            preactivations.append(preactivation)
+        """Classify [N, C, H, W] images; three stages, at H, H / 2 and H / 4; the embedding is [N, D]."""
+        stages, preactivations = self.stages(self.stem(images))
         # adaptive_avg_pool2d has no deterministic backward on CUDA.
-        embedding = x.mean(dim=(2, 3))
-        return ModelOutput(self.classifier(embedding), embedding, tuple(stages), tuple(preactivations))
+        embedding = stages[-1].mean(dim=(2, 3))
+        return ModelOutput(self.classifier(embedding), embedding, stages, preactivations)
 
 
 @MODELS.register("resnet8")
@@ -128,3 +116,15 @@ def resnet56(num_classes: int, channels: int, size: int) -> CifarResNet:
 def resnet110(num_classes: int, channels: int, size: int) -> CifarResNet:
     """Build the thin ResNet-110: eighteen blocks a stage."""
     return CifarResNet(110, num_classes, channels, size)
+
+
+@MODELS.register("resnet8x4")
+def resnet8x4(num_classes: int, channels: int, size: int) -> CifarResNet:
+    """Build ResNet-8 with 64, 128 and 256 channels: one block a stage."""
+    return CifarResNet(8, num_classes, channels, size, times=4)
+
+
+@MODELS.register("resnet32x4")
+def resnet32x4(num_classes: int, channels: int, size: int) -> CifarResNet:
+    """Build ResNet-32 with 64, 128 and 256 channels: five blocks a stage."""
+    return CifarResNet(32, num_classes, channels, size, times=4)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdzoo.checks import usage
-from kdzoo.models.base import check_input
+from kdzoo.models.base import RESIDUAL_SPELLINGS, Stage, Stages, check_input, conv_norm
 from kdzoo.outputs import ModelOutput
 from kdzoo.registry import MODELS
 
@@ -38,45 +38,27 @@ class Residual(nn.Module):
         self.main = main
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(*_conv_norm(inputs, outputs, 1, stride))
+            self.shortcut = nn.Sequential(*conv_norm(inputs, outputs, 1, stride))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, inputs, H, W] to [N, outputs, H / stride, W / stride], before the ReLU."""
         return cast(Tensor, self.main(x) + self.shortcut(x))
 
 
-class Stage(nn.Sequential):
-    """Residual blocks, each followed by a ReLU."""
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the stage's output and the same before its last ReLU."""
-        for block in self:
-            preactivation = block(x)
-            x = functional.relu(preactivation)
-        return x, preactivation
-
-
-def _conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
-    return [
-        nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False),
-        nn.BatchNorm2d(outputs),
-    ]
-
-
 def basic_block(inputs: int, width: int, stride: int) -> Residual:
     """Build two 3x3 convolutions with a shortcut."""
-    main = [*_conv_norm(inputs, width, 3, stride), nn.ReLU(inplace=True), *_conv_norm(width, width, 3)]
+    main = [*conv_norm(inputs, width, 3, stride), nn.ReLU(inplace=True), *conv_norm(width, width, 3)]
     return Residual(nn.Sequential(*main), inputs, width, stride)
 
 
 def bottleneck(inputs: int, width: int, stride: int) -> Residual:
     """Build 1x1, 3x3 and 1x1 convolutions with a shortcut; the output is 4 times as wide."""
     main = [
-        *_conv_norm(inputs, width, 1),
+        *conv_norm(inputs, width, 1),
         nn.ReLU(inplace=True),
-        *_conv_norm(width, width, 3, stride),
+        *conv_norm(width, width, 3, stride),
         nn.ReLU(inplace=True),
-        *_conv_norm(width, 4 * width, 1),
+        *conv_norm(width, 4 * width, 1),
     ]
     return Residual(nn.Sequential(*main), inputs, 4 * width, stride)
 
@@ -98,6 +80,8 @@ class ResNet(nn.Module):
         UsageError: a size that leaves nothing to pool, or a count below 1.
     """
 
+    spellings = RESIDUAL_SPELLINGS
+
     def __init__(
         self,
         name: str,
@@ -112,8 +96,8 @@ class ResNet(nn.Module):
         super().__init__()
         check_input(f"model {name}", num_classes=num_classes, channels=channels)
         self.pool, cells = _head(name, head, size)
-        self.stem = nn.Sequential(*_conv_norm(channels, 64, 3), nn.ReLU(inplace=True))
-        self.stages = nn.ModuleList()
+        self.stem = nn.Sequential(*conv_norm(channels, 64, 3), nn.ReLU(inplace=True))
+        self.stages = Stages()
         inputs = 64
         for depth, width, stride in zip(depths, (64, 128, 256, 512), (1, 2, 2, 2), strict=True):
             blocks = []
@@ -125,14 +109,9 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> ModelOutput:
         """Classify [N, C, H, W] images; four stages, at H, H / 2, H / 4 and H / 8."""
-        x = self.stem(images)
-        stages, preactivations = [], []
-        for stage in self.stages:
-            x, preactivation = stage(x)
-            stages.append(x)
-            preactivations.append(preactivation)
-        embedding = self.pool(x)
-        return ModelOutput(self.classifier(embedding), embedding, tuple(stages), tuple(preactivations))
+        stages, preactivations = self.stages(self.stem(images))
+        embedding = self.pool(stages[-1])
+        return ModelOutput(self.classifier(embedding), embedding, stages, preactivations)
 
 
 def _head(name: str, head: Head, size: int) -> tuple[Callable[[Tensor], Tensor], int]:
