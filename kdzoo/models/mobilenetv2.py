@@ -3,8 +3,8 @@
 Source: Sandler, Howard, Zhu, Zhmoginov and Chen 2018, "MobileNetV2: inverted residuals and linear
 bottlenecks", CVPR, https://arxiv.org/abs/1801.04381, table 2, as RepDistiller
 (https://github.com/HobbitLong/RepDistiller, models/mobilenetv2.py, `mobile_half`) has it. Paper: ReLU6, and a
-stride of 2 in the second group, too, for images of 224 pixels; RepDistiller: ReLU, stride 1 there, and the first
-group keeps the 1x1 convolution that expands, by 1; here: as RepDistiller, also in the initial weights
+stride of 2 in the second group, too, for images of 224 pixels; RepDistiller: ReLU, stride 1 there, and a 1x1
+convolution in the first group, too, where nothing expands; here: as RepDistiller, also in the initial weights
 (`kaiming_normal_` by fan-out, the classifier's normal with deviation 0.01).
 """
 

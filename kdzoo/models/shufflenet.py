@@ -1,10 +1,10 @@
 """ShuffleNet V1 with three groups and ShuffleNet V2 at width 1 for small images.
 
 Sources: Zhang, Zhou, Lin and Sun 2018, "ShuffleNet: an extremely efficient convolutional neural network for
-mobile devices", CVPR, https://arxiv.org/abs/1707.01083, table 1; Ma, Zhang, Zheng and Sun 2018, "ShuffleNet V2:
-practical guidelines for efficient CNN architecture design", ECCV, https://arxiv.org/abs/1807.11164, table 5; for
-small images as RepDistiller (https://github.com/HobbitLong/RepDistiller, models/ShuffleNetv1.py and
-ShuffleNetv2.py, after https://github.com/kuangliu/pytorch-cifar) has them. Papers: a stem of a 3x3 convolution
+mobile devices", CVPR, https://arxiv.org/abs/1707.01083, table 1; Ma, Zhang, Zheng and Sun 2018, "ShuffleNet
+V2: practical guidelines for efficient CNN architecture design", ECCV, https://arxiv.org/abs/1807.11164, table 5;
+for small images as RepDistiller (https://github.com/HobbitLong/RepDistiller, models/ShuffleNetv1.py and
+ShuffleNetv2.py) has them, after https://github.com/kuangliu/pytorch-cifar. Papers: a stem of a 3x3 convolution
 of stride 2 and max-pooling; RepDistiller: a 1x1 convolution of stride 1; here: as RepDistiller, also in the
 initial weights (torch's own).
 
@@ -42,7 +42,9 @@ class Shuffle(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, C, H, W] to the same shape."""
-        return x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+        n, channels, height, width = x.shape
+        dealt = x.reshape(n, self.groups, channels // self.groups, height, width).transpose(1, 2)
+        return dealt.reshape(n, channels, height, width)
 
 
 class GroupedUnit(nn.Module):
@@ -161,7 +163,7 @@ class ShuffleNetV1(nn.Module):
         self.classifier = nn.Linear(inputs, num_classes)
 
     def forward(self, images: Tensor) -> ModelOutput:
-        """Classify [N, C, H, W] images; three stages, at H / 2, H / 4 and H / 8; the embedding is [N, 960]."""
+        """Classify [N, C, H, W] images; three stages, at H / 2, H / 4, H / 8; the embedding is [N, 960]."""
         stages, preactivations = self.stages(self.stem(images))
         # adaptive_avg_pool2d has no deterministic backward on CUDA.
         embedding = stages[-1].mean(dim=(2, 3))
@@ -206,7 +208,7 @@ class ShuffleNetV2(nn.Module):
         self.classifier = nn.Linear(1024, num_classes)
 
     def forward(self, images: Tensor) -> ModelOutput:
-        """Classify [N, C, H, W] images; three stages, at H / 2, H / 4 and H / 8; the embedding is [N, 1024]."""
+        """Classify [N, C, H, W] images; three stages, at H / 2, H / 4, H / 8; the embedding is [N, 1024]."""
         stages, preactivations = self.stages(self.stem(images))
         # adaptive_avg_pool2d has no deterministic backward on CUDA.
         embedding = self.head(stages[-1]).mean(dim=(2, 3))

@@ -1,14 +1,14 @@
 """VGG with batch norm for small images: 3x3 convolutions of up to 512 channels, and one linear layer.
 
-Source: Simonyan and Zisserman 2015, "Very deep convolutional networks for large-scale image recognition", ICLR,
-https://arxiv.org/abs/1409.1556, table 1, for small images as RepDistiller
+Source: Simonyan and Zisserman 2015, "Very deep convolutional networks for large-scale image recognition",
+ICLR, https://arxiv.org/abs/1409.1556, table 1, for small images as RepDistiller
 (https://github.com/HobbitLong/RepDistiller, models/vgg.py) has them. Paper: no batch norm, max-pooling after
-every block, three linear layers; RepDistiller: batch norm, the last map averaged, one linear layer, the fourth
-max-pooling at 64 pixels alone; here: as RepDistiller, with the fourth max-pooling from 64 pixels on. Initial
+every block, three linear layers; RepDistiller: batch norm, the last map averaged, one linear layer, and the
+fourth max-pooling at 64 pixels alone; here: as RepDistiller, the fourth max-pooling from 64 pixels on. Initial
 weights are RepDistiller's, too: `kaiming_normal_` by fan-out, the classifier's normal with deviation 0.01.
 
-RepDistiller: distillers leave out the first block's map, as they do with a stem; here: no stage either. Of
-blocks with one resolution (the last two below 64 pixels) the last is the stage.
+RepDistiller: features of all five blocks, of which its distillers leave out the first as they do with a stem;
+here: the first is no stage either, and of blocks of one resolution (the last two below 64 pixels) the last is.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ class VGG(nn.Module):
         check_input(who, num_classes=num_classes, channels=channels, size=size, smallest=8)
         # The positions of the blocks that max-pooling follows.
         self.pooled = (0, 1, 2, 3) if size >= 64 else (0, 1, 2)
+        # The positions of the blocks that are stages.
+        self.ends = (*self.pooled[1:], 4)
         self.blocks = nn.ModuleList()
         for depth, width in zip(depths, WIDTHS, strict=True):
             self.blocks.append(_block(depth, channels, width))
@@ -55,7 +57,7 @@ class VGG(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, images: Tensor) -> ModelOutput:
-        """Classify [N, C, H, W] images; stages at H / 2, H / 4, ..., three or four; the embedding is [N, 512]."""
+        """Classify [N, C, H, W] images; three stages or four, from H / 2 down; the embedding is [N, 512]."""
         x = images
         stages, preactivations = [], []
         for position, block in enumerate(self.blocks):
@@ -63,7 +65,7 @@ class VGG(nn.Module):
             x = stage = functional.relu(preactivation)
             if position in self.pooled:
                 x = functional.max_pool2d(stage, 2)
-            if 0 < position and (position in self.pooled or position == len(self.blocks) - 1):
+            if position in self.ends:
                 stages.append(stage)
                 preactivations.append(preactivation)
         # adaptive_avg_pool2d has no deterministic backward on CUDA.

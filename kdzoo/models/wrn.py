@@ -1,7 +1,7 @@
 """Wide residual networks of depth 6n + 4 and width k for small images: 16k, 32k and 64k channels.
 
-Source: Zagoruyko and Komodakis 2016, "Wide residual networks", BMVC, https://arxiv.org/abs/1605.07146, table 1,
-as RepDistiller (https://github.com/HobbitLong/RepDistiller, models/wrn.py) has them, also in the initial
+Source: Zagoruyko and Komodakis 2016, "Wide residual networks", BMVC, https://arxiv.org/abs/1605.07146, table
+1, as RepDistiller (https://github.com/HobbitLong/RepDistiller, models/wrn.py) has them, also in the initial
 weights (`kaiming_normal_` by fan-out; the classifier's are torch's own with zero bias).
 
 Batch norm and ReLU stand before the convolutions, so a block ends in a bare sum. RepDistiller: a stage's
