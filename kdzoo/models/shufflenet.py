@@ -2,11 +2,11 @@
 
 Sources: Zhang, Zhou, Lin and Sun 2018, "ShuffleNet: an extremely efficient convolutional neural network for
 mobile devices", CVPR, https://arxiv.org/abs/1707.01083, table 1; Ma, Zhang, Zheng and Sun 2018, "ShuffleNet
-V2: practical guidelines for efficient CNN architecture design", ECCV, https://arxiv.org/abs/1807.11164, table 5;
-for small images as RepDistiller (https://github.com/HobbitLong/RepDistiller, models/ShuffleNetv1.py and
-ShuffleNetv2.py) has them, after https://github.com/kuangliu/pytorch-cifar. Papers: a stem of a 3x3 convolution
-of stride 2 and max-pooling; RepDistiller: a 1x1 convolution of stride 1; here: as RepDistiller, also in the
-initial weights (torch's own).
+V2: practical guidelines for efficient CNN architecture design", ECCV, https://arxiv.org/abs/1807.11164, table
+5; for small images as RepDistiller (https://github.com/HobbitLong/RepDistiller, models/ShuffleNetv1.py and
+ShuffleNetv2.py) has them, after https://github.com/kuangliu/pytorch-cifar. Papers: a stem of a 3x3
+convolution of stride 2 and max-pooling; RepDistiller: a 1x1 convolution of stride 1; here: as RepDistiller,
+also in the initial weights (torch's own).
 
 RepDistiller: what ShuffleNet V2 gives as a stage before its ReLU is not shuffled, so its channels are not the
 stage's; here: shuffled.

@@ -4,11 +4,11 @@ Source: Simonyan and Zisserman 2015, "Very deep convolutional networks for large
 ICLR, https://arxiv.org/abs/1409.1556, table 1, for small images as RepDistiller
 (https://github.com/HobbitLong/RepDistiller, models/vgg.py) has them. Paper: no batch norm, max-pooling after
 every block, three linear layers; RepDistiller: batch norm, the last map averaged, one linear layer, and the
-fourth max-pooling at 64 pixels alone; here: as RepDistiller, the fourth max-pooling from 64 pixels on. Initial
-weights are RepDistiller's, too: `kaiming_normal_` by fan-out, the classifier's normal with deviation 0.01.
+fourth max-pooling at 64 pixels alone; here: as RepDistiller, the fourth from 64 pixels on. Initial weights
+are RepDistiller's (`kaiming_normal_` by fan-out, the classifier's normal with deviation 0.01).
 
-RepDistiller: features of all five blocks, of which its distillers leave out the first as they do with a stem;
-here: the first is no stage either, and of blocks of one resolution (the last two below 64 pixels) the last is.
+RepDistiller: features of all five blocks, of which its distillers leave out the first, as they leave out a
+stem; here: the first is no stage, nor below 64 pixels the fourth, which has the resolution of the fifth.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from kdzoo.data.pipeline import Pipeline
 from kdzoo.files import open_lock, write_atomic, write_json
 from kdzoo.keys import fingerprint, key
 from kdzoo.models import build_model
+from kdzoo.models.base import names_in_file
 from kdzoo.registry import MODELS, plug_in
 from kdzoo.training import checkpoint
 from kdzoo.training.benchmark import Section
@@ -334,18 +335,23 @@ def _described(artifact: Artifact, how: str) -> str:
 
 
 def fitting_weights(network: nn.Module, path: Path) -> dict[str, Tensor]:
-    """Read a user's own checkpoint for a network.
+    """Read a user's own checkpoint for a network, under our names or those of a public one of its family.
 
     Args:
         network: whose tensors they shall be; it may live on the meta device, as only names and shapes are
             compared.
         path: .safetensors, or .pt with tensors alone.
 
+    Returns:
+        The tensors by the network's own names.
+
     Raises:
-        UsageError: it holds no such tensors; those that are missing, left over or of another shape are named.
+        UsageError: it holds no such tensors; those that are missing, left over or of another shape are named
+            as the file names them.
     """
     given = checkpoint.load_weights(path)
-    own = network.state_dict()
+    names = names_in_file(network, given)
+    own = {names[n]: tensor for n, tensor in network.state_dict().items()}
     # Batch norm's counter does not touch the network's output, and many public checkpoints lack it.
     missing = [n for n in own if n not in given and not n.endswith("num_batches_tracked")]
     extra = [n for n in given if n not in own]
@@ -361,7 +367,7 @@ def fitting_weights(network: nn.Module, path: Path) -> dict[str, Tensor]:
         raise UsageError(
             f"--teacher-checkpoint: {path} does not fit the teacher's network: tensors {'; '.join(parts)}."
         )
-    return given
+    return {n: given[theirs] for n, theirs in names.items() if theirs in given}
 
 
 def resume(

@@ -168,33 +168,74 @@ def _restore(member: Member, notes: dict[str, Any], tensors: dict[str, Tensor]) 
     member.sums = tensors["sums"].to(device) if "sums" in tensors else None
 
 
+class _Number:
+    """Stands for a number of numpy's: learning rates beside public weights are such.
+
+    Nobody reads it, so it keeps nothing, and nothing of numpy's runs.
+    """
+
+    def __init__(self, *parts: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+# torch looks for what a file names among these by their module and name; numpy 2 has renamed the module.
+_NUMBERS: list[Any] = [
+    type(name, (_Number,), {"__module__": module})
+    for module, name in (
+        ("numpy.core.multiarray", "scalar"),
+        ("numpy._core.multiarray", "scalar"),
+        ("numpy", "dtype"),
+    )
+]
+# Under which names public checkpoints keep their weights beside epochs, scores and an optimizer's state.
+_WEIGHTS = ("state_dict", "model", "net", "model_state_dict")
+
+
 def load_weights(path: Path) -> dict[str, Tensor]:
     """Read tensors by name from a .safetensors file, or from a .pt or .pth file without executing anything
     in it.
 
     Args:
-        path: the file; a checkpoint that keeps its weights under "state_dict" or "model" is understood.
+        path: the file; a checkpoint that keeps its weights under "state_dict", "model", "net" or
+            "model_state_dict" is understood. Numbers and texts beside the weights are left out.
 
     Raises:
-        UsageError: the file is missing, damaged, or holds more than tensors.
+        UsageError: the file is missing, damaged, or holds more than tensors and plain values.
     """
     try:
         if path.suffix == ".safetensors":
             return dict(safetensors.torch.load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMBERS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UsageError(f"checkpoint {path}: there is no such file.") from error
     except Exception as error:
-        # torch's own message on a refused pickle runs over many lines and advises to trust the file.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(
             f"checkpoint {path}: must hold tensors alone (.safetensors, or a .pt that "
-            f"torch.load(weights_only=True) "
-            f"accepts), but it cannot be read: {reason[:160]}"
+            f"torch.load(weights_only=True) accepts), but it cannot be read: {_reason(error)}"
         ) from error
-    for name in ("state_dict", "model"):
+    for name in _WEIGHTS:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+    tensors = (
+        {
+            str(name).removeprefix("module."): value
+            for name, value in content.items()
+            if isinstance(value, Tensor)
+        }
+        if isinstance(content, dict)
+        else {}
+    )
+    if not tensors:
         raise UsageError(f"checkpoint {path}: must hold a dictionary of tensors by parameter name.")
-    return {str(name).removeprefix("module."): value for name, value in content.items()}
+    return tensors
+
+
+def _reason(error: Exception) -> str:
+    """Say in a line why a file was refused; torch's own message runs over many and advises to trust it."""
+    text = str(error).strip()
+    named = re.search(r"GLOBAL (\S+)", text)
+    if named:
+        return f"it also holds {named[1]}. Save the weights alone, torch.save(network.state_dict(), ...)."
+    return text.splitlines()[0][:160] if text else type(error).__name__
