@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock
 
 from kdzoo.checks import StorageError
 
+WORK_DIR = "choose another --work-dir"
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, a kill or a full disk finds the old content or the new, never a part.
+
+@contextmanager
+def atomic(path: Path, size: int, elsewhere: str = WORK_DIR) -> Iterator[BinaryIO]:
+    """Open a file for writing so that a reader, a kill or a full disk finds the old content or the new, never
+    a part.
 
     Args:
         path: where to; missing folders are made.
-        content: what it shall hold.
+        size: bytes that will be written, for the message.
+        elsewhere: what the user can do to write in another place, for the message.
 
     Raises:
         StorageError: the disk is full, or the place cannot be written; what was there before is untouched.
@@ -28,7 +35,7 @@ def write_atomic(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -43,10 +50,24 @@ def write_atomic(path: Path, content: bytes) -> None:
             os.close(folder)
     except OSError as error:
         raise StorageError(
-            f"cannot write {path} ({len(content)} bytes): {error.strerror or error}. Make room there or "
-            f"choose another "
-            "--work-dir, then run the same command again: it goes on from the last good state."
+            f"cannot write {path} ({size} bytes): {error.strerror or error}. Make room there or {elsewhere}, "
+            "then run the same command again: it goes on from the last good state."
         ) from error
+
+
+def write_atomic(path: Path, content: bytes, elsewhere: str = WORK_DIR) -> None:
+    """Write a file by `atomic`.
+
+    Args:
+        path: where to; missing folders are made.
+        content: what it shall hold.
+        elsewhere: what the user can do to write in another place, for the message.
+
+    Raises:
+        StorageError: the disk is full, or the place cannot be written; what was there before is untouched.
+    """
+    with atomic(path, len(content), elsewhere) as file:
+        file.write(content)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -54,8 +75,12 @@ def write_json(path: Path, content: Any) -> None:
     write_atomic(path, (json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
 
 
-def open_lock(folder: Path) -> FileLock:
+def open_lock(folder: Path, elsewhere: str = WORK_DIR) -> FileLock:
     """Give the lock of a folder, not yet acquired; the folder is made. It dies with its process.
+
+    Args:
+        folder: whose lock.
+        elsewhere: what the user can do to write in another place, for the message.
 
     Raises:
         StorageError: the folder cannot be made or written.
@@ -65,6 +90,6 @@ def open_lock(folder: Path) -> FileLock:
         (folder / ".lock").touch()
     except OSError as error:
         raise StorageError(
-            f"cannot write in {folder}: {error.strerror or error}. Choose another --work-dir."
+            f"cannot write in {folder}: {error.strerror or error}. {elsewhere[0].upper()}{elsewhere[1:]}."
         ) from error
     return FileLock(folder / ".lock")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from kdzoo.checks import checked, options_of
+from kdzoo.checks import KdzooError, checked, options_of, usage
+from kdzoo.data.places import shown
 from kdzoo.registry import DATASETS
 
 Images = npt.NDArray[np.uint8]
@@ -39,7 +40,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in memory.
+    """A data set in memory, or in a file that is mapped into it.
 
     Attributes:
         name: as registered.
@@ -84,6 +85,30 @@ class Dataset:
                     digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
+    @cached_property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Means and standard deviations of the channels of the training images (`channel_statistics`)."""
+        from kdzoo.data.split import channel_statistics
+
+        return channel_statistics(self.train.images)
+
+    def known(self, fingerprint: str, statistics: Sequence[Sequence[float]]) -> Dataset:
+        """Take what was computed of this content before, so that it is not computed again.
+
+        What is made from this data set, by `dataclasses.replace`, computes its own.
+
+        Args:
+            fingerprint: of exactly these arrays and class names.
+            statistics: of exactly these training images.
+
+        Returns:
+            The data set itself.
+        """
+        means, deviations = map(tuple, statistics)
+        # Where functools.cached_property looks first; the fields stay frozen.
+        vars(self).update(fingerprint=fingerprint, statistics=(means, deviations))
+        return self
+
 
 def load_dataset(name: str, root: Path | None = None, options: Mapping[str, object] | None = None) -> Dataset:
     """Load a data set by its registered name.
@@ -94,8 +119,17 @@ def load_dataset(name: str, root: Path | None = None, options: Mapping[str, obje
         options: the data set's own keyword arguments.
 
     Raises:
-        UsageError: an unknown name, or missing or damaged files: which were looked for, where, and how to get
-            them.
+        UsageError: an unknown name, or missing, damaged or unreadable files: which were looked for, where,
+            and how to get them.
+        StorageError: what was decoded cannot be kept.
     """
     load: Callable[..., Dataset] = DATASETS.find(name)
-    return load(root, **checked(f"data set {name}", options_of(load), options or {}))
+    who = f"data set {name}"
+    values = checked(who, options_of(load), options or {})
+    try:
+        return load(root, **values)
+    except KdzooError:
+        raise
+    except OSError as error:
+        place = str(error.filename or root)
+        raise usage(who, shown(place), "readable", error.strerror or str(error)) from error

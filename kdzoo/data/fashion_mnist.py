@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import http.client
 import math
-import os
 import zlib
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from kdzoo.checks import Problems, UsageError, usage
 from kdzoo.data.base import Dataset, Split
+from kdzoo.data.places import cache
 from kdzoo.registry import DATASETS
 
 WHO = "data set fashion_mnist"
@@ -57,7 +57,7 @@ def fashion_mnist(root: Path | None, *, download: bool = False) -> Dataset:
     Source: Xiao, Rasul and Vollgraf 2017, "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine
         Learning Algorithms", https://arxiv.org/abs/1708.07747.
     """
-    places = [Path(root).expanduser()] if root is not None else [PACKAGE, _cache()]
+    places = [Path(root).expanduser()] if root is not None else [PACKAGE, cache()]
     folder = _find(places)
     if folder is None and download:
         folder = _download(places[-1])
@@ -75,12 +75,6 @@ def fashion_mnist(root: Path | None, *, download: bool = False) -> Dataset:
                 )
     problems.raise_all()
     return Dataset("fashion_mnist", splits["train"], splits["t10k"], CLASSES, warnings=tuple(warnings))
-
-
-def _cache() -> Path:
-    if place := os.environ.get("KDZOO_DATA"):
-        return Path(place).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kdzoo" / "data"
 
 
 def _names(part: str) -> tuple[str, str]:

@@ -70,23 +70,23 @@ class ViewParameters(NamedTuple):
     padding: int
 
 
-def resize(images: Tensor, size: int) -> Tensor:
-    """Resize images to a square, bilinear and antialiased, as PIL does.
+def resize(images: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Resize images, bilinear and antialiased, as PIL does.
 
     torch's uint8 kernel calculates in fixed point as PIL does, so that the result is the same on every CPU;
     torchvision's `resize` of a tensor goes through float32 and differs from PIL in every tenth pixel.
 
     Args:
         images: [N, C, H, W] uint8, on the CPU.
-        size: height and width in pixels.
+        size: height and width in pixels; one number for a square.
 
     Returns:
-        [N, C, size, size] uint8. Enlarged, it is PIL's result bit for bit (10,000 images of Fashion-MNIST,
+        [N, C, height, width] uint8. Enlarged, it is PIL's result bit for bit (10,000 images of Fashion-MNIST,
         28 to 32); made smaller, up to 3% of the pixels differ by 1 or 2 levels (28 to 20; none in 28 to 14).
     """
-    if images.shape[-2:] == (size, size):
+    shape = (size, size) if isinstance(size, int) else size
+    if images.shape[-2:] == shape:
         return images
-    shape = (size, size)
     pieces = torch.split(images, 1024)
     return torch.cat([functional.interpolate(p, shape, mode="bilinear", antialias=True) for p in pieces])
 

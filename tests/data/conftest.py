@@ -1,12 +1,21 @@
 import gzip
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 Write = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A cache of its own for every test."""
+    monkeypatch.setenv("KDZOO_DATA", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +57,34 @@ def write_fashion() -> Write:
 @pytest.fixture
 def as_idx() -> Callable[..., bytes]:
     return idx
+
+
+def drawn(seed: int, size: tuple[int, int] = (32, 32), channels: int = 3) -> np.ndarray:
+    """Draw an image [H, W, C], another one for each seed."""
+    return np.random.default_rng(seed).integers(0, 256, (*size, channels), dtype=np.uint8)
+
+
+@pytest.fixture
+def draw() -> Callable[..., np.ndarray]:
+    return drawn
+
+
+@pytest.fixture
+def write_folders() -> Write:
+    """A function that writes small images: split, class and count, as train={"cat": 2}.
+
+    The images of a class are 0.png, 1.png, ...; no two of all are alike.
+    """
+
+    def write(root: Path, size: tuple[int, int] = (32, 32), **splits: Mapping[str, int]) -> Path:
+        number = 0
+        for split, classes in splits.items():
+            for name, count in classes.items():
+                folder = root / split / name
+                os.makedirs(folder, exist_ok=True)
+                for index in range(count):
+                    number += 1
+                    Image.fromarray(drawn(number, size)).save(folder / f"{index}.png")
+        return root
+
+    return write

@@ -69,15 +69,6 @@ def test_package_goes_before_cache_and_a_folder_before_both(
     assert first_label(None) == 4
 
 
-def test_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert module._cache() == tmp_path / "cache"
-    monkeypatch.delenv("KDZOO_DATA")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert module._cache() == tmp_path / "xdg" / "kdzoo" / "data"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert module._cache() == Path.home() / ".cache" / "kdzoo" / "data"
-
-
 def test_missing_files_are_answered_with_places_and_commands(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as told:
         load_dataset("fashion_mnist")

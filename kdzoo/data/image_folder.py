@@ -1,0 +1,144 @@
+"""Anyone's images in class folders, of any size and kind, brought to one size."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from PIL import Image
+
+from kdzoo.checks import Interval, Problems, UsageError
+from kdzoo.data.base import Dataset, Images
+from kdzoo.data.class_folders import ClassFolders, class_folders, remarks
+from kdzoo.data.decoding import decoded
+from kdzoo.data.mapped import Content, Source, kept
+from kdzoo.data.pictures import Channels, Fit, fitted
+from kdzoo.data.places import few, shown
+from kdzoo.data.trees import Folder
+from kdzoo.registry import DATASETS
+
+WHO = "data set image_folder"
+Size = Annotated[int, Interval(low=1, high=2048)]
+TESTS = ("test", "val", "validation", "valid")
+HOW = {
+    "crop": "the short side brought to {size}, the centre cut out",
+    "squash": "both sides brought to {size}, without regard to their ratio",
+}
+
+
+@DATASETS.register("image_folder")
+def image_folder(
+    root: Path | None, *, size: Size = 64, channels: Channels = "rgb", fit: Fit = "crop"
+) -> Dataset:
+    """Load images from train/CLASS and test/CLASS (or val/, validation/, valid/), in folders of any depth.
+
+    Any size and mode goes: grey, 16 bits, palette, transparent (put on white), CMYK; EXIF orientation is
+    applied. Classes are in alphabetical order, images in that of their names. Decoded once, they stay in
+    kdzoo's cache.
+
+    Args:
+        root: the folder that has train/ and test/.
+        size: height and width of the images, in pixels. Default: ours, Tiny ImageNet's.
+        channels: rgb, or grey for one channel.
+        fit: crop brings the short side to `size` and cuts the centre out; squash brings both sides to it.
+
+    Raises:
+        UsageError: folders, classes or images are missing, unreadable or not safe to read.
+    """
+    if root is None:
+        raise UsageError(f"{WHO}: name the folder that has train/ and test/ by --data-root.")
+    place = Path(root).expanduser()
+    tested, warnings = _tested(place)
+    tree, problems = Folder(WHO, place), Problems()
+    splits: dict[str, ClassFolders] = {}
+    for split in ("train", tested):
+        with problems:
+            splits[split] = class_folders(
+                WHO, tree, split, splits["train"].classes if "train" in splits else None
+            )
+    problems.raise_all()
+    classes = _names(splits["train"].classes)
+    train, test = splits["train"], splits[tested]
+    files = (*train.files, *test.files)
+    fitting = Fitting(size, channels, fit)
+
+    def make() -> Content:
+        shape = (1 if channels == "grey" else 3, size, size)
+        images = decoded(WHO, tree, files, fitting)
+        return Content(
+            classes, train.labels, test.labels, shape, images, lambda: fitting.warnings(len(files))
+        )
+
+    source = Source("image_folder", place, files, dict(size=size, channels=channels, fit=fit))
+    return kept(source, make, (*warnings, *remarks(splits)))
+
+
+class Fitting:
+    """Fits pictures and counts those that had another size.
+
+    Args:
+        size: height and width of an image.
+        channels: as `fitted` takes them.
+        fit: the same.
+    """
+
+    def __init__(self, size: int, channels: Channels, fit: Fit) -> None:
+        self._size, self._channels, self._fit = size, channels, fit
+        self._resized, self._lock = 0, threading.Lock()
+
+    def __call__(self, picture: Image.Image) -> Images:
+        """Fit one picture; threads may do so at the same time."""
+        if picture.size != (self._size, self._size):
+            with self._lock:
+                self._resized += 1
+        return fitted(picture, size=self._size, channels=self._channels, fit=self._fit)
+
+    def warnings(self, count: int) -> list[str]:
+        """Say how many of so many pictures were resized, and how."""
+        if not self._resized:
+            return []
+        how = HOW[self._fit].format(size=self._size)
+        return [f"{self._resized:,} of {count:,} images were resized to {self._size}x{self._size}: {how}."]
+
+
+def _tested(place: Path) -> tuple[str, list[str]]:
+    """Choose the folder that is tested on: test/, or a val/ where there is none or its images have no
+    classes."""
+    if not (place / "train").is_dir():
+        raise UsageError(
+            f"{WHO}: {shown(place)} must have train/ and test/ (or val/) with a folder of images for each "
+            f"class, {_found(place)}. Name the folder that has them by --data-root."
+        )
+    there = [name for name in TESTS if (place / name).is_dir()]
+    if not there:
+        raise UsageError(
+            f"{WHO}: {shown(place)} must have test/ or val/ beside train/, {_found(place)}. Put a part of "
+            f"the images aside to test on."
+        )
+    flat = [name for name in there if not Folder(WHO, place).level(name).folders]
+    chosen = next((name for name in there if name not in flat), there[0])
+    warnings = []
+    if chosen != there[0]:
+        warnings.append(f"{there[0]}/ has no class folders; accuracies are of {chosen}/.")
+    left = [f"{name}/" for name in there if name != chosen and name not in flat]
+    if left:
+        warnings.append(f"Accuracies are of {chosen}/; {few(left)} is left alone.")
+    return chosen, warnings
+
+
+def _found(place: Path) -> str:
+    try:
+        names = sorted(path.name for path in place.iterdir() if path.is_dir())
+    except OSError as error:
+        return f"got none ({error.strerror or error})"
+    return f"got {few([repr(shown(name)) for name in names], 6)}" if names else "got no folders"
+
+
+def _names(folders: Sequence[str]) -> tuple[str, ...]:
+    """Give class names in plain text."""
+    names = tuple(map(shown, folders))
+    if len(set(names)) < len(names):
+        raise UsageError(f"{WHO}: class folders must have names of plain text, got {few(names)}.")
+    return names
