@@ -36,14 +36,21 @@ def usage(who: str, what: str, expected: str, got: object, do: str = "") -> Usag
     return UsageError(f"{who}: {what} must be {expected}, got {got!r}." + (f" {do}" if do else ""))
 
 
+# A longer list says nothing in one line.
+_MOST_NAMES = 60
+
+
 def unknown(who: str, kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """Build the answer to an unknown name: its nearest matches, or all that there are."""
+    """Build the answer to an unknown name: its nearest matches, or all that there are if they fit a line."""
     names = list(known)
     lowered = {n.lower(): n for n in names}
     close = [lowered[m] for m in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
-    hint = (
-        f"Did you mean {' or '.join(repr(c) for c in close)}?" if close else f"There are: {', '.join(names)}."
-    )
+    if close:
+        hint = f"Did you mean {' or '.join(repr(c) for c in close)}?"
+    elif len(names) > _MOST_NAMES:
+        hint = f"There are {len(names):,}, and none is near."
+    else:
+        hint = f"There are: {', '.join(names)}."
     return UsageError(f"{who}: there is no {kind} {name!r}. {hint}")
 
 

@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from kdzoo.checks import options_of
 from kdzoo.methods import groups
+from kdzoo.models.base import Family
 from kdzoo.registry import DATASETS, DISTILLERS, MODELS, SOURCES, Registry
 from kdzoo.training.benchmark import benchmark_names, describe_benchmark, load_benchmark
 
@@ -37,12 +38,23 @@ def listing(what: str, *, verbose: bool) -> str:
 def _registered(registry: Registry, verbose: bool) -> str:
     things = {name: registry.find(name) for name in registry.names()}
     if not verbose:
-        return str(tabulate([[name, _summary(thing)] for name, thing in things.items()], tablefmt="plain"))
-    return "\n\n".join(_page(name, thing) for name, thing in things.items())
+        rows = [[_spelling(name, thing), _summary(thing)] for name, thing in things.items()]
+        return str(tabulate(rows, tablefmt="plain"))
+    return "\n\n".join(_page(_spelling(name, thing), thing) for name, thing in things.items())
+
+
+def _is_family(thing: Any) -> bool:
+    return isinstance(thing, type) and issubclass(thing, Family)
+
+
+def _spelling(name: str, thing: Any) -> str:
+    return f"{name}:NAME" if _is_family(thing) else name
 
 
 def _summary(thing: Any) -> str:
-    return (inspect.getdoc(thing) or "").split("\n\n", 1)[0].replace("\n", " ")
+    first = (inspect.getdoc(thing) or "").split("\n\n", 1)[0].replace("\n", " ")
+    count = len(thing.members()) if _is_family(thing) else 0
+    return f"{first} ({count:,} networks)" if count else first
 
 
 def _page(name: str, thing: Any) -> str:
@@ -50,13 +62,15 @@ def _page(name: str, thing: Any) -> str:
     facts.append(["version", getattr(thing, "version", "")])
     if hasattr(thing, "needs"):
         facts.append(["needs", _needs(thing.needs)])
+    if _is_family(thing):
+        facts.append(["names", thing.where])
     for what in ("trains", "builds"):
         if getattr(thing, what, ()):
             facts.append([what, ", ".join(getattr(thing, what))])
     if getattr(thing, "follows", ""):
         facts.append(["follows", f"{thing.follows}, in what a benchmark sets for it"])
     rows = [[k, v] for k, v in facts if v != ""]
-    for option in options_of(thing).values():
+    for option in options_of(thing.build if _is_family(thing) else thing).values():
         default = str(option.default).lower() if isinstance(option.default, bool) else option.default
         usual = "required" if option.required else f"default {default}"
         rows.append([option.name, f"{usual}; {option.accepted}"])

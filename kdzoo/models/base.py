@@ -3,17 +3,102 @@ names public checkpoints keep its weights; and the layers that several families 
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdzoo.checks import checked, options_of, usage
+from kdzoo.checks import UsageError, checked, options_of, usage
 from kdzoo.outputs import ModelOutput, Shapes, as_output, shapes_of
-from kdzoo.registry import MODELS
+from kdzoo.registry import MODELS, plug_in
+
+
+class Family(ABC):
+    """Networks from elsewhere, each under a name of its own: `timm:resnet18` is the member resnet18 of timm.
+
+    A family is registered as a class and made for one member; `build` then stands where another model's class
+    or function does, and its keyword-only arguments are the options.
+
+    Args:
+        member: what stands behind the colon.
+
+    Attributes:
+        example: a network as users write it.
+        where: what lists the members.
+
+    Raises:
+        UsageError: there is no such member.
+    """
+
+    example: ClassVar[str]
+    where: ClassVar[str]
+
+    @abstractmethod
+    def __init__(self, member: str) -> None: ...
+
+    @classmethod
+    @abstractmethod
+    def members(cls) -> Sequence[str]:
+        """List what may stand behind the colon; nothing for a family that is open."""
+
+    @abstractmethod
+    def build(self, num_classes: int, channels: int, size: int) -> nn.Module:
+        """Build the member, as `build_model` does."""
+
+    def origin(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Say which weights of others a network starts from, and what code from outside defines it.
+
+        Args:
+            options: all of them, checked.
+        """
+        return {}
+
+
+def find_model(name: str) -> Callable[..., nn.Module]:
+    """Find what builds a network: a registered class or function, or `build` of a family's member.
+
+    Args:
+        name: a name of `kdzoo list models`, a family's with its member: "timm:resnet18".
+
+    Raises:
+        UsageError: an unknown name, a family without a member, or a member of what is no family.
+    """
+    family, colon, member = name.partition(":") if isinstance(name, str) else (name, "", "")
+    found: Any = MODELS.find(family)
+    if not (isinstance(found, type) and issubclass(found, Family)):
+        if colon:
+            raise UsageError(f"model {name!r}: {family!r} has no members. Write {family!r} alone.")
+        return cast(Callable[..., nn.Module], found)
+    if not member:
+        raise UsageError(
+            f"model {name!r}: it is a family of networks. Write which one, for example {found.example!r}."
+        )
+    return found(member).build
+
+
+def model_origin(name: str, options: Mapping[str, object]) -> dict[str, Any]:
+    """Say what decides a network's initial weights beside its name, its options and the seed.
+
+    Args:
+        name: as `build_model` takes it.
+        options: the same.
+
+    Returns:
+        The hash of a file from outside that defines the network, and which published weights it starts from;
+        nothing for a network of kdzoo's own.
+    """
+    build = find_model(name)
+    family, file = getattr(build, "__self__", None), plug_in(build)
+    found = {"plug_in": file} if file else {}
+    if isinstance(family, Family):
+        found |= family.origin(checked(f"model {name}", options_of(build), options))
+    return found
 
 
 def build_model(
@@ -24,7 +109,7 @@ def build_model(
     Its initial weights come from torch's global generator: seed it first (`torch.manual_seed(key(...))`).
 
     Args:
-        name: a name of `kdzoo list models`.
+        name: a name of `kdzoo list models`, a family's with its member: "timm:resnet18".
         num_classes: classes K of its classifier.
         channels: channels of its input images.
         size: height and width of its input images in pixels.
@@ -36,7 +121,7 @@ def build_model(
     Raises:
         UsageError: an unknown name or option, or an input that the network cannot take.
     """
-    build: Callable[..., nn.Module] = MODELS.find(name)
+    build = find_model(name)
     values: dict[str, Any] = checked(f"model {name}", options_of(build), options or {})
     return build(num_classes, channels, size, **values)
 
@@ -49,8 +134,10 @@ def output_shapes(network: nn.Module, channels: int, size: int) -> Shapes:
         channels: channels of its input images.
         size: height and width of its input images in pixels.
     """
-    parameter = next(network.parameters())
-    return shapes_of(outputs_of(network, torch.zeros(1, channels, size, size, device=parameter.device)))
+    device = next(network.parameters()).device
+    # Not all networks can live on the meta device of planning; such a one makes its tensors on its own.
+    with device:
+        return shapes_of(outputs_of(network, torch.zeros(1, channels, size, size)))
 
 
 def outputs_of(network: nn.Module, images: Tensor) -> ModelOutput:
@@ -63,10 +150,22 @@ def outputs_of(network: nn.Module, images: Tensor) -> ModelOutput:
     Raises:
         UsageError: it returns something else.
     """
+    with evaluating(network):
+        return as_output(network(images))
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode, without gradients, and leave it as it was.
+
+    Args:
+        network: any.
+    """
     modes = {module: module.training for module in network.modules()}
     try:
         with torch.no_grad():
-            return as_output(network.eval()(images))
+            network.eval()
+            yield
     finally:
         # One by one, as some may have been frozen in evaluation mode on purpose.
         for module, training in modes.items():
@@ -125,8 +224,8 @@ class _Answer(nn.Module):
 def flops(network: nn.Module, channels: int, size: int) -> int:
     """Count the multiply-adds from one image to its logits, or to its reconstruction where there are none.
 
-    They are counted as fvcore does, in evaluation mode: convolutions and linear layers by their products,
-    batch norm as two an element; activations, sums and pooling are free.
+    They are counted as fvcore does, in evaluation mode: convolutions, linear layers and attention by their
+    products, batch norm as two an element; activations, sums and pooling are free.
 
     Args:
         network: as `build_model` makes it.
@@ -142,6 +241,7 @@ def flops(network: nn.Module, channels: int, size: int) -> int:
             from fvcore.nn import FlopCountAnalysis
 
             analysis = FlopCountAnalysis(_Answer(network).eval(), image)
+            analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_products)
             analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
             return int(analysis.total())
     finally:
@@ -149,6 +249,9 @@ def flops(network: nn.Module, channels: int, size: int) -> int:
 
 
 Spelling = tuple[tuple[str, str], ...]
+
+# What stands before the names of a network from elsewhere, inside of its wrapper.
+BARE = "network."
 
 # Of residual networks in the manner of torchvision, of RepDistiller and of kuangliu's pytorch-cifar.
 RESIDUAL_SPELLINGS: tuple[Spelling, ...] = tuple(
@@ -170,7 +273,8 @@ def names_in_file(network: nn.Module, given: Iterable[str]) -> dict[str, str]:
 
     Public checkpoints of the same architecture have names of their own. A family declares them in its class
     attribute `spellings`; each is a tuple of (our part, their part), replaced in that order in names that
-    begin and end with a dot. The file's own names decide: the spelling that shares most of them holds, and
+    begin and end with a dot. A network from elsewhere holds the bare one as `network`, which the checkpoints
+    of its library do not know. The file's own names decide: the spelling that shares most of them holds, and
     ours where none shares more.
 
     Args:
@@ -182,7 +286,9 @@ def names_in_file(network: nn.Module, given: Iterable[str]) -> dict[str, str]:
     """
     found = set(given)
     spellings: tuple[Spelling, ...] = ((), *getattr(network, "spellings", ()))
-    candidates = [{name: _spelled(name, spelling) for name in network.state_dict()} for spelling in spellings]
+    own = list(network.state_dict())
+    candidates = [{name: _spelled(name, spelling) for name in own} for spelling in spellings]
+    candidates.append({name: name.removeprefix(BARE) for name in own})
     return max(candidates, key=lambda names: len(found.intersection(names.values())))
 
 
@@ -248,3 +354,10 @@ class Stages(nn.ModuleList):
             stages.append(x)
             preactivations.append(preactivation)
         return tuple(stages), tuple(preactivations)
+
+
+def _attention_products(inputs: Any, outputs: Any) -> int:
+    """Count the products of queries with keys, and of the weights with values; fvcore does not know them."""
+    sizes: list[list[int]] = [part.type().sizes() for part in inputs[:3]]
+    query, key, value = sizes
+    return math.prod(query) * key[-2] + math.prod(query[:-1]) * key[-2] * value[-1]

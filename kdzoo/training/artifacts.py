@@ -21,8 +21,8 @@ from kdzoo.data.pipeline import Pipeline
 from kdzoo.files import open_lock, write_atomic, write_json
 from kdzoo.keys import fingerprint, key
 from kdzoo.models import build_model
-from kdzoo.models.base import names_in_file
-from kdzoo.registry import MODELS, plug_in
+from kdzoo.models.base import model_origin, names_in_file
+from kdzoo.results.store import slug
 from kdzoo.training import checkpoint
 from kdzoo.training.benchmark import Section
 from kdzoo.training.cohort import Cohort
@@ -70,7 +70,7 @@ class ArtifactPlan:
     @property
     def folder(self) -> Path:
         """Where it is kept."""
-        return self.work_dir / "artifacts" / f"{self.name}-{self.section.network}-{self.key[:8]}"
+        return self.work_dir / "artifacts" / f"{self.name}-{slug(self.section.network)}-{self.key[:8]}"
 
     @property
     def ready(self) -> bool:
@@ -81,7 +81,8 @@ class ArtifactPlan:
         """Give the settings under the names that records use, so that a reader sees where they differ from
         the student's; the data is the record's own."""
         settings = dict(self.settings)
-        kept = {name: settings[name] for name in ("checkpoint", "options", "source") if settings.get(name)}
+        sometimes = ("checkpoint", "options", "weights", "source")
+        kept = {name: settings[name] for name in sometimes if settings.get(name)}
         shared = {"precision": settings["precision"], "views": settings["data"]["views"]}
         return {**settings.get("recipe", {}), **shared, **kept}
 
@@ -136,11 +137,10 @@ def artifact_settings(
 
 
 def described_network(section: Section) -> dict[str, Any]:
-    """Name a section's network, its options and, for one that a plug-in brings, the hash of its file."""
-    file = plug_in(MODELS.find(section.network))
-    return {"network": section.network, "options": dict(section.options)} | (
-        {"plug_in": file} if file else {}
-    )
+    """Name a section's network and its options; of one from outside also the hash of its file, and published
+    weights that it starts from."""
+    origin = model_origin(section.network, section.options)
+    return {"network": section.network, "options": dict(section.options), **origin}
 
 
 def plain_recipe(section: Section) -> dict[str, Any]:

@@ -319,7 +319,7 @@ class Session:
 
     def _settings(self, planned: PlannedMember, distiller: Distiller | None) -> dict[str, Any]:
         plan, data = self.plan, self.plan.data
-        recipe = plain_recipe(plan.benchmark.student)
+        recipe, student = plain_recipe(plan.benchmark.student), dict(plan.protocol["student"])
         mean, std = plan.statistics
         paired = [pair.described() for pair in distiller.pairs] if distiller is not None else []
         return {
@@ -328,8 +328,7 @@ class Session:
                 "train": len(data.train), "validation": len(data.validation or ()), "test": len(data.test),
                 "mean": list(mean), "std": list(std), "warnings": list(data.warnings),
             },
-            "student": {"name": plan.benchmark.student.network,
-                        "options": dict(plan.benchmark.student.options)},
+            "student": {"name": student.pop("network"), **student},
             "epochs": recipe["epochs"],
             "batch_size": recipe["batch_size"],
             "optimizer": recipe["optimizer"],
