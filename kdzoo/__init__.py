@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kdzoo.api import Results, build_distiller, plan, run, soft_labels
     from kdzoo.checks import KdzooError, UsageError
+    from kdzoo.data.arrays import from_arrays
     from kdzoo.models import build_model
     from kdzoo.outputs import ModelOutput, probabilities, scores
+    from kdzoo.plugins import load_plugin
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,6 +28,8 @@ __all__ = [
     "__version__",
     "build_distiller",
     "build_model",
+    "from_arrays",
+    "load_plugin",
     "plan",
     "probabilities",
     "run",
@@ -36,6 +40,8 @@ __all__ = [
 _HOMES = {
     **dict.fromkeys(("Results", "build_distiller", "plan", "run", "soft_labels"), "api"),
     **dict.fromkeys(("KdzooError", "UsageError"), "checks"),
+    "from_arrays": "data.arrays",
+    "load_plugin": "plugins",
     "build_model": "models",
     **dict.fromkeys(("ModelOutput", "probabilities", "scores"), "outputs"),
 }

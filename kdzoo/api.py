@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from kdzoo import distillers
 from kdzoo.checks import Interval, KdzooError, Problems, UsageError, usage
+from kdzoo.data import Dataset
+from kdzoo.data.arrays import as_dataset
 from kdzoo.distillers import Distiller
 from kdzoo.models.base import outputs_of
 from kdzoo.outputs import Batch, Setting, shapes_of
@@ -21,10 +23,10 @@ from kdzoo.results.leaderboard import leaderboard, plain_rows, terminal_table
 from kdzoo.results.record import Record
 from kdzoo.sources.base import ClassSource
 from kdzoo.training.benchmark import load_benchmark
-from kdzoo.training.evaluation import CHUNK
+from kdzoo.training.evaluation import chunk_of
 from kdzoo.training.plan import Plan, make_plan
 from kdzoo.training.reporter import Reporter, choose_reporter
-from kdzoo.training.runtime import runtime
+from kdzoo.training.runtime import check_workers, runtime
 from kdzoo.training.session import Session
 
 DEFAULT_METHODS = "scratch,dkd,reffakd"
@@ -83,6 +85,9 @@ def plan(
     precision: str = "float32",
     teacher_checkpoint: str | Path | None = None,
     cfg_options: Mapping[str, Any] | None = None,
+    student: str | None = None,
+    teacher: str | None = None,
+    data: str | Dataset | Sequence[Any] | None = None,
 ) -> Plan:
     """Resolve and check what `run` would do; nothing is trained.
 
@@ -100,10 +105,17 @@ def plan(
         precision: "float32" or "bf16".
         teacher_checkpoint: a teacher of your own (.safetensors, or .pt with tensors alone).
         cfg_options: config entries by dotted name, for example {"recipe.batch_size": 128}.
+        student: another network for the student: a name of `kdzoo list models`, "timm:NAME",
+            "torchvision:NAME" or "module:PACKAGE.NAME", with options as in "timm:resnet18:pretrained=true".
+        teacher: another network for the teacher, written likewise.
+        data: another data set: a name with options, as in "image_folder:size=96"; what `kdzoo.from_arrays`
+            gives; or the four arrays (train_images, train_labels, test_images, test_labels) that it takes.
+            The benchmark then takes the data's name.
 
     Raises:
         UsageError: all that is wrong, a line each.
     """
+    dataset = None if data is None or isinstance(data, str) else as_dataset(data)
     settings = load_benchmark(
         str(benchmark),
         epochs=epochs,
@@ -111,6 +123,9 @@ def plan(
         precision=precision,
         val_fraction=val_fraction,
         cfg_options=cfg_options,
+        student=student,
+        teacher=teacher,
+        data=data if isinstance(data, str) else None if dataset is None else dataset.name,
     )
     return make_plan(
         settings,
@@ -120,14 +135,19 @@ def plan(
         device=device,
         data_root=None if data_root is None else Path(data_root),
         teacher_checkpoint=None if teacher_checkpoint is None else Path(teacher_checkpoint),
+        dataset=dataset,
     )
 
 
-def run(*, threads: int | None = None, progress: bool = False, **options: Any) -> Results:
+def run(
+    *, threads: int | None = None, workers: int | None = None, progress: bool = False, **options: Any
+) -> Results:
     """Train every method that has no record yet, and give all results.
 
     Args:
         threads: CPU threads; None leaves torch's choice. Results repeat bit for bit for the same number.
+        workers: processes that decode streamed pictures, which change no number; None takes one for each
+            processor, at most 8.
         progress: whether to show progress.
         options: as `plan` takes them.
 
@@ -138,17 +158,24 @@ def run(*, threads: int | None = None, progress: bool = False, **options: Any) -
         UsageError: all that is wrong, a line each, before anything is trained.
         StorageError: something could not be written; the last good state is kept.
     """
-    return execute(plan(**options), threads=threads, reporter=choose_reporter() if progress else Reporter())
+    reporter = choose_reporter() if progress else Reporter()
+    return execute(plan(**options), threads=threads, workers=workers, reporter=reporter)
 
 
 def execute(
-    planned: Plan, *, threads: int | None = None, reporter: Reporter | None = None, command: str = "kdzoo.run"
+    planned: Plan,
+    *,
+    threads: int | None = None,
+    workers: int | None = None,
+    reporter: Reporter | None = None,
+    command: str = "kdzoo.run",
 ) -> Results:
     """Carry out a plan.
 
     Args:
         planned: what `plan` gave.
         threads: CPU threads; None leaves torch's choice.
+        workers: processes that decode streamed pictures; None takes one for each processor, at most 8.
         reporter: shows progress; None shows nothing.
         command: how the run was started, for records.
     """
@@ -156,7 +183,7 @@ def execute(
     for remark in planned.remarks:
         reporter.message(remark)
     with runtime(planned.device, threads):
-        session = Session(planned, reporter, command)
+        session = Session(planned, reporter, command, workers=check_workers(workers))
         try:
             session.run()
         finally:
@@ -210,7 +237,7 @@ def soft_labels(
             return made.class_rows.cpu()
         rows, everything = [], torch.arange(len(images), device=planned.device)
         with torch.no_grad():
-            for part in torch.split(everything, CHUNK):
+            for part in torch.split(everything, chunk_of(images.size)):
                 batch = Batch(images.clean(part.cpu()), images.labels[part], part)
                 rows.append(made(batch).log_probs(temperature).exp())
         return torch.cat(rows).cpu()

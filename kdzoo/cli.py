@@ -1,26 +1,22 @@
-"""The command line: `kdzoo bench`, `kdzoo leaderboard`, `kdzoo list`. Nothing heavy is imported before it is
-needed."""
+"""The command line: the words of every command. Nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
 import io
-import shlex
 import sys
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
+from kdzoo import commands
 from kdzoo.checks import KdzooError, UsageError
-
-if TYPE_CHECKING:
-    from kdzoo.training.plan import Plan
-
-OK, FAULT, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+from kdzoo.commands import FAULT, INTERRUPTED, MISTAKE
 
 LISTS = ("methods", "sources", "benchmarks", "models", "datasets")
+KINDS = ("distiller", "source", "model", "dataset")
+FORMATS = ("safetensors", "onnx", "torch")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,14 +48,41 @@ def _parser() -> argparse.ArgumentParser:
         prog="kdzoo", description="The benchmark zoo for knowledge distillation.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"kdzoo {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{bench,leaderboard,list}")
-    _add_bench(
-        commands.add_parser(
-            "bench", help="train methods side by side and show a leaderboard", allow_abbrev=False
+    below = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[..., int], does: str) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = below.add_parser(
+            name, help=does, description=does, allow_abbrev=False
         )
+        made.set_defaults(run=run)
+        return made
+
+    _add_bench(command("bench", commands.bench, "train methods side by side and show a leaderboard"))
+    _add_leaderboard(command("leaderboard", commands.leaderboard_page, "make a leaderboard from records"))
+    lister = command("list", commands.show_list, "show what there is")
+    lister.add_argument("what", choices=LISTS)
+    lister.add_argument("-v", "--verbose", action="store_true", help="with papers, needs and options")
+    _add_plugin(lister)
+    _add_new(
+        command("new", commands.new, "write a distiller, source, model or data set of your own to start from")
+    )
+    _add_export(command("export", commands.export, "write a trained student for use elsewhere"))
+    _add_predict(command("predict", commands.predict, "show what a trained student sees in images"))
+    _add_evaluate(command("evaluate", commands.evaluate, "measure a trained student again"))
+    return parser
+
+
+def _add_plugin(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a Python file of your own that registers distillers, sources, models or data sets",
     )
 
-    board = commands.add_parser("leaderboard", help="make a leaderboard from records", allow_abbrev=False)
+
+def _add_leaderboard(board: argparse.ArgumentParser) -> None:
     board.add_argument("records", nargs="*", type=Path, default=[Path("work_dirs/runs")],
                        help="folders or files of records (default: work_dirs/runs)")  # fmt: skip
     board.add_argument(
@@ -71,10 +94,70 @@ def _parser() -> argparse.ArgumentParser:
     board.add_argument("--csv", type=Path, help="also write one line a record to this CSV file")
     board.add_argument("--title", default="Leaderboard", help="heading of the page")
 
-    lister = commands.add_parser("list", help="show what there is", allow_abbrev=False)
-    lister.add_argument("what", choices=LISTS)
-    lister.add_argument("-v", "--verbose", action="store_true", help="with papers, needs and options")
-    return parser
+
+def _add_new(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("name", metavar="NAME", help="as methods, configs and records will call it")
+    parser.add_argument(
+        "--output", type=Path, default=Path("."), metavar="DIR", help="where to write (default: here)"
+    )
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "run_name",
+        metavar="RUN",
+        help="a member's folder or record.json, or its method where only one such run is in the work "
+        "directory, as in kd or dkd+reffakd",
+    )
+    parser.add_argument(
+        "--work-dir",
+        type=Path,
+        default=Path("work_dirs"),
+        metavar="DIR",
+        help="where RUN is looked for if it is a method (default: work_dirs)",
+    )
+    _add_plugin(parser)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="safetensors",
+        help="safetensors: the weights by name; onnx, torch: the whole student, normalisation included "
+        "(default: safetensors)",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder to write (default: exports/<the run's name>)"
+    )
+
+
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="classes to show (default: 5)")
+    _add_device(parser)
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        metavar="DIR",
+        help="measure on this folder of class folders (default: the test images of its data set)",
+    )
+    parser.add_argument(
+        "--data-root", type=Path, metavar="DIR", help="where the data's files are (default: where they were)"
+    )
+    _add_device(parser)
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
 
 
 def _add_bench(bench: argparse.ArgumentParser) -> None:
@@ -104,7 +187,21 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
         metavar="N",
         help="epochs of the students; milestones scale (default: the benchmark's)",
     )
-    add("--teacher-epochs", type=int, metavar="N", help="epochs of the teacher")
+    add(
+        "--student",
+        metavar="NAME",
+        help="another student: a name of `kdzoo list models`, timm:NAME, torchvision:NAME or "
+        "module:PACKAGE.NAME, with options as in timm:resnet18:pretrained=true",
+    )
+    add("--teacher", metavar="NAME", help="another teacher, written likewise")
+    add("--data", metavar="NAME", help="another data set, as in image_folder:size=96")
+    _add_plugin(bench)
+    add(
+        "--teacher-epochs",
+        type=int,
+        metavar="N",
+        help="epochs of the teacher; 0 takes pretrained weights as they are",
+    )
     add("--cae-epochs", type=int, metavar="N", help="epochs of ReffAKD's autoencoder")
     add(
         "--val-fraction",
@@ -123,9 +220,14 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="artifacts, checkpoints, records (default: work_dirs)",
     )
-    add("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     add("--precision", default="float32", metavar="NAME", help="float32 or bf16 (default: float32)")
-    add("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
+    _add_device(bench)
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that decode streamed pictures (default: one for each processor, at most 8)",
+    )
     add(
         "--teacher-checkpoint",
         type=Path,
@@ -162,8 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")
     try:
         options = _parser().parse_args(given)
-        commands = {"bench": _bench, "leaderboard": _leaderboard, "list": _list}
-        return commands[options.command](options, given)
+        return int(options.run(options, given))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else MISTAKE
     except UsageError as error:
@@ -179,143 +280,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output went away, as `| head` does.
         sys.stderr.close()
         return FAULT
-
-
-def _bench(options: argparse.Namespace, given: list[str]) -> int:
-    from kdzoo.api import DEFAULT_METHODS, execute, plan
-    from kdzoo.files import write_atomic
-    from kdzoo.results.leaderboard import leaderboard
-    from kdzoo.results.store import read_records
-    from kdzoo.training.benchmark import parse_cfg_options
-    from kdzoo.training.reporter import choose_reporter
-    from kdzoo.training.runtime import runtime
-
-    planned = plan(
-        benchmark=options.benchmark, methods=options.methods or DEFAULT_METHODS, seeds=options.seeds,
-        epochs=options.epochs, teacher_epochs=options.teacher_epochs, cae_epochs=options.cae_epochs,
-        val_fraction=options.val_fraction, data_root=options.data_root, work_dir=options.work_dir,
-        device=options.device, precision=options.precision, teacher_checkpoint=options.teacher_checkpoint,
-        cfg_options=parse_cfg_options(options.cfg_options),
-    )  # fmt: skip
-    with runtime(planned.device, options.threads):
-        if options.dry_run:
-            print(describe(planned))
-            return OK
-        # A record that cannot be read shall be heard of now, not after hours of training.
-        runs = options.work_dir / "runs"
-        read_records([runs] if runs.is_dir() else [])
-        try:
-            results = execute(
-                planned, threads=options.threads, reporter=choose_reporter(),
-                command=shlex.join(["python", "-m", "kdzoo.bench", *given[1:]]),
-            )  # fmt: skip
-        except KeyboardInterrupt:
-            print(_kept(planned), file=sys.stderr)
-            return INTERRUPTED
-    if results.records:
-        print(f"\n{results.table}")
-        page = options.work_dir / "leaderboard.md"
-        write_atomic(page, leaderboard(read_records([runs])).encode())
-        print(f"\nLeaderboard of all records in {options.work_dir}: {page}")
-    for name, fault in results.failed.items():
-        print(f"\n{name} failed and has no record; the same command tries it again:", file=sys.stderr)
-        if isinstance(fault, KdzooError):
-            print(fault, file=sys.stderr)
-        else:
-            traceback.print_exception(fault)
-    return FAULT if results.failed else OK
-
-
-def _kept(planned: Plan) -> str:
-    done = [m for m in planned.members if m.record() is not None]
-    going = [m for m in planned.members if m not in done and m.position is not None]
-    parts = [f"{len(done)} of {len(planned.members)} members are finished"]
-    if going:
-        newest = max(m.position for m in going if m.position is not None)
-        step = f", step {newest.step}" if newest.step else ""
-        parts.append(f"{len(going)} have a checkpoint after epoch {newest.epoch}{step}")
-    where = f"{', '.join(parts)} in {planned.work_dir}"
-    return f"Interrupted. {where}. Run the same command again to go on from there."
-
-
-def describe(planned: Plan) -> str:
-    """Say what a plan will train, what it reuses, what is done, and how long it takes.
-
-    Args:
-        planned: what `plan` gave.
-    """
-    from kdzoo.training.estimate import estimate
-    from kdzoo.training.reporter import duration
-
-    benchmark, data, recipe = planned.benchmark, planned.data, planned.benchmark.student.recipe
-    validation = f", {len(data.validation)} validation" if data.validation else ""
-    lines = [
-        f"{benchmark.name}: {data.name}, {len(data.train)} training{validation} and {len(data.test)} test "
-        f"images, "
-        f"{planned.data.channels}x{planned.size}x{planned.size}",
-        f"student {benchmark.student.network}: {recipe.epochs} epochs, batch size {recipe.batch_size}, "
-        f"{benchmark.precision}, on {planned.device}",
-        *planned.remarks,
-    ]
-    pending = planned.pending()
-    needed = {k for m in pending for k in m.artifacts.values()}
-    missing = []
-    for key, artifact in planned.artifacts.items():
-        if key not in needed:
-            state = "not needed"
-        elif artifact.ready:
-            state = "reuse"
-        else:
-            state = "read" if artifact.given else "train"
-            missing.append(artifact)
-        detail = f"from {artifact.given}" if artifact.given else f"{artifact.section.recipe.epochs} epochs"
-        lines.append(
-            f"  {state:10s} {artifact.name} ({artifact.section.network}, {detail}): {artifact.folder}"
-        )
-    for member in planned.members:
-        position = member.position
-        if member not in pending:
-            state = "done"
-        else:
-            state = f"go on after epoch {position.epoch}" if position else "train"
-        lines.append(f"  {state:10s} {member.method.name}, seed {member.seed}: {member.folder}")
-    seconds = estimate(planned, pending, missing)
-    unknown = "unknown: nothing comparable was recorded on this machine"
-    lines.append(
-        f"time: {unknown if seconds is None else f'about {duration(seconds)}'}"
-        if pending
-        else "nothing to train"
-    )
-    return "\n".join(lines)
-
-
-def _leaderboard(options: argparse.Namespace, given: list[str]) -> int:
-    from kdzoo.files import write_atomic
-    from kdzoo.results.leaderboard import leaderboard, leaderboard_csv, terminal_table
-    from kdzoo.results.store import read_records
-
-    for page in (options.output, options.csv):
-        if page is not None and page.is_dir():
-            raise UsageError(f"leaderboard: {page} is a folder. Name a file to write.")
-    records = read_records(options.records)
-    if not records:
-        raise UsageError(
-            f"leaderboard: no records in {', '.join(map(str, options.records))}. Run kdzoo bench first."
-        )
-    print(terminal_table(records))
-    write_atomic(options.output, leaderboard(records, title=options.title).encode())
-    print(f"\n{len(records)} records: {options.output}")
-    if options.csv:
-        write_atomic(options.csv, leaderboard_csv(records).encode())
-        print(f"{len(records)} records: {options.csv}")
-    return OK
-
-
-def _list(options: argparse.Namespace, given: list[str]) -> int:
-    from kdzoo.listing import listing
-
-    print(listing(options.what, verbose=options.verbose))
-    return OK
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ TABLE8 = ("at", "kd", "fitnet", "kdsvd", "pkt", "rkd", "dkd", "dkd+reffakd", "re
 LONGEST = 1000
 
 _PART = re.compile(r"[A-Za-z_][\w.-]*(:[A-Za-z_]\w*=[^:]*)*")
+_NAME = re.compile(r"[A-Za-z_][\w.-]*(:[A-Za-z_][\w./-]*)?")
+_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=[^:]*", re.DOTALL)
 # A plus sign before a digit belongs to a number such as 1e+3.
 _PLUS = re.compile(r"\+(?=[A-Za-z_])")
 
@@ -82,12 +84,40 @@ def parse(text: str) -> tuple[Part, Part | None]:
     found = []
     for part in parts:
         name, *assignments = part.split(":")
-        pairs = [a.split("=", 1) for a in assignments]
-        doubled = sorted({n for n, _ in pairs if [m for m, _ in pairs].count(n) > 1})
-        if doubled:
-            raise UsageError(f"method {text!r}: option {doubled[0]!r} is given twice. Give it once.")
-        found.append(Part(name, dict(pairs)))
+        found.append(Part(name, _pairs(f"method {text!r}", assignments)))
     return found[0], (found[1] if len(found) > 1 else None)
+
+
+def parse_part(who: str, text: str) -> Part:
+    """Split the spelling of a network or a data set, without asking whether it exists.
+
+    Args:
+        who: what is spelled, for the message: "--student".
+        text: `name[:option=value]*`; a name may be of a family, as in `timm:resnet50:pretrained=true`.
+
+    Raises:
+        UsageError: it does not follow the grammar.
+    """
+    name, *rest = text.split(":")
+    if rest and "=" not in rest[0]:
+        name = f"{name}:{rest.pop(0)}"
+    if not _NAME.fullmatch(name) or not all(_ASSIGNMENT.fullmatch(part) for part in rest):
+        raise usage(
+            who,
+            "its value",
+            "name[:option=value]*",
+            text,
+            "For example resnet18 or timm:resnet50:pretrained=true.",
+        )
+    return Part(name, _pairs(who, rest))
+
+
+def _pairs(who: str, assignments: list[str]) -> dict[str, str]:
+    pairs = [a.split("=", 1) for a in assignments]
+    doubled = sorted({n for n, _ in pairs if [m for m, _ in pairs].count(n) > 1})
+    if doubled:
+        raise UsageError(f"{who}: option {doubled[0]!r} is given twice. Give it once.")
+    return dict(pairs)
 
 
 def resolve(text: str, defaults: Defaults) -> Method:

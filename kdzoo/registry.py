@@ -49,6 +49,13 @@ class Registry(MMRegistry):  # type: ignore[misc]
 
         return keep
 
+    def import_from_location(self) -> None:
+        """Import what the zoo brings, and what installed packages bring."""
+        from kdzoo.plugins import load_installed
+
+        super().import_from_location()
+        load_installed()
+
     def find(self, name: str, who: str = "kdzoo") -> Any:
         """Give what is registered under a name.
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdzoo.checks import KdzooError, checked, options_of, usage
+from kdzoo.data.picture_files import PictureFiles
 from kdzoo.data.places import shown
 from kdzoo.registry import DATASETS
 
@@ -24,13 +25,13 @@ class Split:
     """Images of one purpose.
 
     Attributes:
-        images: [N, C, H, W] uint8.
+        images: [N, C, H, W] uint8, or files of pictures that are decoded as they are needed.
         labels: [N] int64 class numbers.
         positions: [N] int64, of a part of the training images: where each stood in the data set as it was
             loaded. None where nothing was taken off.
     """
 
-    images: Images
+    images: Images | PictureFiles
     labels: Labels
     positions: Labels | None = None
 
@@ -76,21 +77,27 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of every array, label and class name (SHA-256, 64 hexadecimal digits)."""
+        """Hash of every array, label and class name (SHA-256, 64 hexadecimal digits); pictures that stay in
+        their files are known by names and sizes instead of their content."""
         digest = hashlib.sha256("\0".join(self.classes).encode())
         for split in (self.train, self.test, self.validation):
             if split is not None:
                 for array in (split.images, split.labels):
                     digest.update(f"{array.dtype.str}{array.shape}".encode())
-                    digest.update(np.ascontiguousarray(array).data)
+                    if isinstance(array, PictureFiles):
+                        digest.update(array.identity())
+                    else:
+                        digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     @cached_property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Means and standard deviations of the channels of the training images (`channel_statistics`)."""
+        """Means and standard deviations of the channels of the training images (`channel_statistics`); of
+        pictures that stay in their files, ImageNet's."""
         from kdzoo.data.split import channel_statistics
 
-        return channel_statistics(self.train.images)
+        images = self.train.images
+        return images.statistics if isinstance(images, PictureFiles) else channel_statistics(images)
 
     def known(self, fingerprint: str, statistics: Sequence[Sequence[float]]) -> Dataset:
         """Take what was computed of this content before, so that it is not computed again.

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 from PIL import Image
 
 from kdzoo.checks import Interval, Problems, UsageError
-from kdzoo.data.base import Dataset, Images
+from kdzoo.data.base import Dataset, Images, Split
 from kdzoo.data.class_folders import ClassFolders, class_folders, remarks
 from kdzoo.data.decoding import decoded
 from kdzoo.data.mapped import Content, Source, kept
-from kdzoo.data.pictures import Channels, Fit, fitted
+from kdzoo.data.picture_files import Channels, PictureFiles
+from kdzoo.data.pictures import Fit, fitted
 from kdzoo.data.places import few, shown
 from kdzoo.data.trees import Folder
 from kdzoo.registry import DATASETS
@@ -30,19 +32,27 @@ HOW = {
 
 @DATASETS.register("image_folder")
 def image_folder(
-    root: Path | None, *, size: Size = 64, channels: Channels = "rgb", fit: Fit = "crop"
+    root: Path | None,
+    *,
+    size: Size = 64,
+    channels: Channels = "rgb",
+    fit: Fit = "crop",
+    stream: bool = False,
 ) -> Dataset:
     """Load images from train/CLASS and test/CLASS (or val/, validation/, valid/), in folders of any depth.
 
     Any size and mode goes: grey, 16 bits, palette, transparent (put on white), CMYK; EXIF orientation is
     applied. Classes are in alphabetical order, images in that of their names. Decoded once, they stay in
-    kdzoo's cache.
+    kdzoo's cache; or they stay in their files, for data that does not fit in memory (`stream`): then workers
+    decode them in every epoch, the short side is brought to 8/7 of `size` before the centre is cut out, as
+    torchvision's recipes do, and ImageNet's means and deviations normalise them.
 
     Args:
         root: the folder that has train/ and test/.
         size: height and width of the images, in pixels. Default: ours, Tiny ImageNet's.
         channels: rgb, or grey for one channel.
         fit: crop brings the short side to `size` and cuts the centre out; squash brings both sides to it.
+        stream: whether pictures stay in their files.
 
     Raises:
         UsageError: folders, classes or images are missing, unreadable or not safe to read.
@@ -62,6 +72,11 @@ def image_folder(
     classes = _names(splits["train"].classes)
     train, test = splits["train"], splits[tested]
     files = (*train.files, *test.files)
+    if stream:
+        remarked = (*warnings, *remarks(splits))
+        return _streamed(
+            place, classes, (train, test), size=size, channels=channels, fit=fit, warnings=remarked
+        )
     fitting = Fitting(size, channels, fit)
 
     def make() -> Content:
@@ -73,6 +88,63 @@ def image_folder(
 
     source = Source("image_folder", place, files, dict(size=size, channels=channels, fit=fit))
     return kept(source, make, (*warnings, *remarks(splits)))
+
+
+def _streamed(
+    place: Path, classes: tuple[str, ...], splits: tuple[ClassFolders, ClassFolders], *, size: int,
+    channels: Channels, fit: Fit, warnings: tuple[str, ...],
+) -> Dataset:  # fmt: skip
+    """Leave the pictures in their files; none of them is opened yet."""
+    if fit != "crop":
+        raise UsageError(f"{WHO}: streamed pictures are cut, not squashed. Leave fit or stream out.")
+    empty = [shown(place / file.name) for split in splits for file in split.files if not file.size]
+    if empty:
+        raise UsageError(f"{WHO}: empty files: {few(empty)}. Replace them or take them away.")
+    train, test = (
+        Split(
+            PictureFiles.of(place, s.files, channels=channels, size=size, short_side=round(size * 8 / 7)),
+            s.labels,
+        )
+        for s in splits
+    )
+    return Dataset("image_folder", train, test, classes, warnings=warnings)
+
+
+def labelled_pictures(
+    folder: Path, classes: Sequence[str], *, size: int, channels: Channels, fit: Fit, short_side: int
+) -> Split:
+    """Read the pictures of class folders for somebody who knows some classes already.
+
+    Args:
+        folder: has a folder for each class, or for some of them.
+        classes: names of all classes, in the order of their numbers.
+        size: as in `fitted`, like all that follows.
+        channels: rgb or grey.
+        fit: crop or squash.
+        short_side: in pixels.
+
+    Raises:
+        UsageError: a class folder of another name, none at all, or pictures that cannot be read.
+    """
+    who = f"folder {shown(folder)}"
+    if not folder.is_dir():
+        raise UsageError(f"{who}: there is no such folder.")
+    tree = Folder(who, folder)
+    found = class_folders(who, tree, "")
+    names = [shown(name) for name in found.classes]
+    unknown = [repr(name) for name in names if name not in classes]
+    if unknown:
+        raise UsageError(
+            f"{who}: it must have folders named like the {len(classes)} classes ({few(classes, 4)}), got "
+            f"{few(unknown)}."
+        )
+
+    def convert(picture: Image.Image) -> Images:
+        return fitted(picture, size=size, channels=channels, fit=fit, short_side=short_side)
+
+    images = np.concatenate(list(decoded(who, tree, found.files, convert)))
+    numbers = np.array([classes.index(name) for name in names], dtype=np.int64)
+    return Split(images, numbers[found.labels])
 
 
 class Fitting:

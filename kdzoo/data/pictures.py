@@ -6,16 +6,19 @@ import contextlib
 import threading
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from kdzoo.checks import UsageError
 from kdzoo.data.base import Images
+from kdzoo.data.picture_files import Channels
+from kdzoo.data.places import shown
 from kdzoo.data.views import resize
 
-Channels = Literal["rgb", "grey"]
 Fit = Literal["crop", "squash"]
 
 SUFFIXES = frozenset(
@@ -92,7 +95,38 @@ def reason(error: Exception) -> str:
     return f"cannot be decoded: {' '.join(text.split())[:80]}"
 
 
-def fitted(picture: Image.Image, *, size: int, channels: Channels = "rgb", fit: Fit = "crop") -> Images:
+def read_picture(who: str, path: Path, *, size: int, channels: Channels, fit: Fit, short_side: int) -> Images:
+    """Read one picture and fit it.
+
+    Args:
+        who: who needs it, for messages.
+        path: the file.
+        size: as in `fitted`, like all that follows.
+        channels: rgb or grey.
+        fit: crop or squash.
+        short_side: in pixels.
+
+    Returns:
+        [C, size, size] uint8.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        with strict(), open(path, "rb") as file, opened(file) as picture:
+            return fitted(picture, size=size, channels=channels, fit=fit, short_side=short_side)
+    except Exception as error:
+        raise UsageError(f"{who}: {shown(path)} {reason(error)}.") from error
+
+
+def fitted(
+    picture: Image.Image,
+    *,
+    size: int,
+    channels: Channels = "rgb",
+    fit: Fit = "crop",
+    short_side: int | None = None,
+) -> Images:
     """Make a picture of any size and mode an image: decoded, turned upright by its EXIF orientation, brought
     to 8 bits a channel, put on white where it is transparent, and resized.
 
@@ -100,8 +134,9 @@ def fitted(picture: Image.Image, *, size: int, channels: Channels = "rgb", fit: 
         picture: as `opened` gave it.
         size: height and width in pixels.
         channels: "rgb" repeats grey levels three times; "grey" weighs colours as ITU-R 601-2 (PIL's "L").
-        fit: "crop" brings the short side to `size` and cuts out the centre, as torchvision's Resize and
-            CenterCrop; "squash" brings both sides to it.
+        fit: "crop" brings the short side to `short_side` and cuts out the centre, as torchvision's Resize and
+            CenterCrop; "squash" brings both sides to `size`.
+        short_side: in pixels, `size` or more; None is `size`.
 
     Returns:
         [C, size, size] uint8.
@@ -111,7 +146,8 @@ def fitted(picture: Image.Image, *, size: int, channels: Channels = "rgb", fit: 
         Exception: whatever PIL raises for a damaged file; `reason` says it in words.
     """
     # A JPEG is decoded at a half, a quarter or an eighth of its size, as long as twice the target is left.
-    picture.draft(None, (2 * size, 2 * size))
+    scaled = short_side or size
+    picture.draft(None, (2 * scaled, 2 * scaled))
     large = picture.width * picture.height > LARGE
     with _one_large_at_a_time if large else contextlib.nullcontext():
         picture.load()
@@ -120,9 +156,26 @@ def fitted(picture: Image.Image, *, size: int, channels: Channels = "rgb", fit: 
             return _resized(levels, (size, size))
         height, width = levels.shape[-2:]
         short = min(height, width)
-        height, width = size * height // short, size * width // short
+        height, width = scaled * height // short, scaled * width // short
         top, left = round((height - size) / 2), round((width - size) / 2)
         return _resized(levels, (height, width))[:, top : top + size, left : left + size].copy()
+
+
+def decoded_upright(picture: Image.Image, channels: Channels) -> Images:
+    """Decode a picture whole, at its own size.
+
+    Args:
+        picture: as `opened` gave it.
+        channels: as in `fitted`.
+
+    Returns:
+        [C, H, W] uint8.
+
+    Raises:
+        Exception: as `fitted`.
+    """
+    picture.load()
+    return pixels(_cut(_upright(picture)), channels)
 
 
 def pixels(picture: Image.Image, channels: Channels) -> Images:

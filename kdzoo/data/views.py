@@ -6,8 +6,8 @@ nor on what was drawn before. Resizing is no draw; it is done once, before the i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,9 @@ class Views:
         crop_padding: pixels of zeros added on each side, of which a window of the image's size is cut out.
         flip: mirror left and right with probability 1/2.
         rotation: largest angle in degrees to either side.
+        crop_scale: smallest share of a picture's area that is shown, with sides of 3:4 to 4:3, resized to the
+            image's size (torchvision's RandomResizedCrop); None shows all of it. For streamed pictures alone,
+            and before all else that is random.
 
     Raises:
         UsageError: a value out of range; all of them at once.
@@ -37,6 +40,7 @@ class Views:
     crop_padding: Natural = 0
     flip: bool = False
     rotation: Annotated[float, Interval(0, 180)] = 0.0
+    crop_scale: Annotated[float, Interval(0, 1, open_low=True)] | None = None
 
     def __post_init__(self) -> None:
         problems = Problems()
@@ -46,6 +50,11 @@ class Views:
                 with problems:
                     object.__setattr__(self, name, option.parse("views", value))
         problems.raise_all()
+
+    def described(self) -> dict[str, Any]:
+        """Give the views as protocols keep them: what came later is left out where it is off, so that it
+        changes no key."""
+        return {n: v for n, v in asdict(self).items() if n != "crop_scale" or v is not None}
 
     def output_size(self, size: int) -> int:
         """Give the height and width that an image of `size` has in a view, in pixels."""

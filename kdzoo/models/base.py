@@ -126,6 +126,23 @@ def build_model(
     return build(num_classes, channels, size, **values)
 
 
+def network_options(name: str, given: Mapping[str, object]) -> dict[str, Any]:
+    """Check some options of a registered network, and leave those out that were not given.
+
+    Args:
+        name: a name of `kdzoo list models`.
+        given: names and values; values may be texts.
+
+    Returns:
+        The given ones with values of their types: two spellings of one value are one.
+
+    Raises:
+        UsageError: an unknown name or option, or a value that it does not accept; all of them at once.
+    """
+    values = checked(f"model {name}", options_of(find_model(name)), given, partly=True)
+    return {option: values[option] for option in values if option in given}
+
+
 def output_shapes(network: nn.Module, channels: int, size: int) -> Shapes:
     """Find the shapes of a network's output for one image by running it once in evaluation mode.
 

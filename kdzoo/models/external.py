@@ -102,6 +102,15 @@ class External(nn.Module):
         return returned if isinstance(returned, ModelOutput) else ModelOutput(logits_in(returned))
 
 
+def bare_network(network: nn.Module) -> nn.Module:
+    """Give a network as its library made it: its parameters have the library's names.
+
+    Args:
+        network: as `build_model` makes it; the zoo's own are given back themselves.
+    """
+    return network.network if isinstance(network, External) else network
+
+
 def _keep_input(kept: dict[str, Tensor], name: str) -> Callable[..., None]:
     def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         kept[name] = tensor_in((args, kwargs))

@@ -82,8 +82,11 @@ def _protocol(found: Group) -> str:
 
 def _artifact(found: Group, artifact: Mapping[str, Any]) -> str:
     """Say of an artifact what it is, how good it is, and where its settings differ from the protocol's."""
-    trained = artifact["origin"] == "trained"
-    made = f"trained with seed {artifact['seed']}" if trained else "user's checkpoint"
+    made = {
+        "trained": f"trained with seed {artifact['seed']}",
+        "checkpoint": "user's checkpoint",
+        "pretrained": "pretrained weights, not trained further",
+    }[artifact["origin"]]
     score = [_score(name, value) for name, value in artifact["score"].items() if value is not None]
     shared = {**found.settings, "seed": artifact["seed"]}
     own = {name: value for name, value in artifact["settings"].items() if shared.get(name) != value}

@@ -71,7 +71,7 @@ _ARTIFACT = fields(
     {
         "key": _HASH,
         "network": text(),
-        "origin": choice("trained", "checkpoint"),
+        "origin": choice("trained", "checkpoint", "pretrained"),
         "seed": nullable(_NATURAL),
         "score": fields({}, _SCORES, others=_MEASURED),
         "settings": _OPEN,

@@ -17,7 +17,7 @@ from filelock import Timeout
 from torch import Tensor, nn
 
 from kdzoo.checks import KdzooError, UsageError
-from kdzoo.data.pipeline import Pipeline
+from kdzoo.data.pipeline import Feed
 from kdzoo.files import open_lock, write_atomic, write_json
 from kdzoo.keys import fingerprint, key
 from kdzoo.models import build_model
@@ -77,6 +77,13 @@ class ArtifactPlan:
         """Whether it has been made."""
         return (self.folder / "settings.json").is_file() and (self.folder / "weights.safetensors").is_file()
 
+    @property
+    def origin(self) -> str:
+        """Say where its weights come from, as records do."""
+        if self.given is not None:
+            return "checkpoint"
+        return "trained" if self.section.recipe.epochs else "pretrained"
+
     def described(self) -> dict[str, Any]:
         """Give the settings under the names that records use, so that a reader sees where they differ from
         the student's; the data is the record's own."""
@@ -130,9 +137,11 @@ def artifact_settings(
         precision: of its training.
         source: name, version and options of the source whose loss trains it; None for a classifier.
     """
+    # Weights that are taken as they come know of no optimizer.
+    recipe = plain_recipe(section) if section.recipe.epochs else {"epochs": 0}
     return {
         "artifact": name, "seed": SEED, **described_network(section),
-        "recipe": plain_recipe(section), "data": dict(data), "precision": precision, "source": source,
+        "recipe": recipe, "data": dict(data), "precision": precision, "source": source,
     }  # fmt: skip
 
 
@@ -181,8 +190,8 @@ class Foundry:
         made: what was made or fetched so far, by key.
     """
 
-    images: Callable[[str, int], Pipeline]
-    splits: Mapping[str, Pipeline]
+    images: Callable[[str, int], Feed]
+    splits: Mapping[str, Feed]
     device: torch.device
     reporter: Reporter
     checkpoint_seconds: float
@@ -246,16 +255,14 @@ class Foundry:
                         key(SEED, "artifact", plan.name))  # fmt: skip
         if plan.given is not None:
             network.load_state_dict(fitting_weights(network, plan.given), strict=False)
-            timing = None
-        else:
-            timing = self._train(plan, member)
+        timing = self._train(plan, member) if plan.origin == "trained" else None
         artifact = Artifact(plan, network.eval(), {})
         score = self._add_outputs(artifact, objective)
         artifact.notes = {
             "key": plan.key,
             "network": plan.section.network,
-            "origin": "trained" if plan.given is None else "checkpoint",
-            "seed": SEED if plan.given is None else None,
+            "origin": plan.origin,
+            "seed": SEED if plan.origin == "trained" else None,
             "score": score,
             "settings": plan.described(),
         }
@@ -276,7 +283,7 @@ class Foundry:
         )
         checkpoint.discard(plan.folder)
         self.reporter.message(
-            _described(artifact, "trained" if plan.given is None else f"read from {plan.given}")
+            _described(artifact, plan.origin if plan.given is None else f"read from {plan.given}")
         )
         return artifact
 

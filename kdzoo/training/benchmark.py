@@ -15,7 +15,8 @@ from typing import Any
 import kdzoo
 from kdzoo.checks import Problems, UsageError, checked, options_of, unknown, usage
 from kdzoo.data.views import Views
-from kdzoo.methods import Defaults
+from kdzoo.methods import Defaults, parse_part
+from kdzoo.models.base import network_options
 from kdzoo.registry import DISTILLERS, SOURCES, Registry
 
 PRECISIONS = ("float32", "bf16")
@@ -88,10 +89,10 @@ class Benchmark:
         return Defaults(self.student.recipe.epochs, self.methods, self.sources)
 
     def section(self, name: str) -> Section:
-        """Give a section by name.
+        """Give a section by name, the options of its network checked.
 
         Raises:
-            UsageError: the config has none of that name.
+            UsageError: the config has none of that name, or there is no such network or option.
         """
         if name not in self.sections:
             raise UsageError(
@@ -99,7 +100,9 @@ class Benchmark:
                 f"needs. "
                 f"Add {name} = dict(network=dict(type=...)), or choose a method that needs none."
             )
-        return self.sections[name]
+        found = self.sections[name]
+        # Only now: what nobody needs is not looked at.
+        return replace(found, options=network_options(found.network, found.options))
 
 
 def config_folder() -> Path:
@@ -128,8 +131,14 @@ def load_benchmark(
     precision: str = "float32",
     val_fraction: float = 0.0,
     cfg_options: Mapping[str, Any] | None = None,
+    student: str | None = None,
+    teacher: str | None = None,
+    data: str | None = None,
 ) -> Benchmark:
     """Read a benchmark's config and apply what the user changes.
+
+    With data of the user's own the benchmark takes the name of the data, as its numbers are no longer
+    comparable with those of the config.
 
     Args:
         benchmark: a name of `kdzoo list benchmarks`, or the path of a config file.
@@ -138,12 +147,18 @@ def load_benchmark(
         precision: "float32" or "bf16".
         val_fraction: share of training images for validation, in [0, 1).
         cfg_options: config entries by dotted name, for example {"recipe.batch_size": 128}.
+        student: another network for the student, as `name[:option=value]*`; the recipe stays.
+        teacher: another network for the teacher, likewise.
+        data: another data set, likewise.
 
     Raises:
         UsageError: all that is wrong, a line each.
     """
     config = _read(benchmark, cfg_options or {})
     name = Path(benchmark).stem
+    _replace_parts(config, student=student, teacher=teacher, data=data)
+    if data is not None:
+        name = config["data"]["type"]
     who = f"benchmark {name!r}"
     _check_entries(who, config, precision, val_fraction)
     problems = Problems()
@@ -158,7 +173,9 @@ def load_benchmark(
     for key, value in config.items():
         if key in present:
             with problems:
-                sections[key] = _section(f"{who}, section {key!r}", value, config["recipe"], wanted.get(key))
+                sections[key] = _section(
+                    f"{who}, section {key!r}", value, config["recipe"], wanted.get(key), key == "student"
+                )
     views = Views()
     with problems:
         views = _views(who, config.get("views", {}))
@@ -187,11 +204,11 @@ def load_benchmark(
         raise UsageError(
             f"{who}: its config must hold finite numbers, texts, lists and dicts: {error}."
         ) from error
-    data = dict(config["data"])
+    data_options = dict(config["data"])
     return Benchmark(
         name=name,
-        data=data.pop("type"),
-        data_options=data,
+        data=data_options.pop("type"),
+        data_options=data_options,
         views=views,
         student=sections.pop("student"),
         sections=sections,
@@ -255,6 +272,23 @@ def _read(benchmark: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _replace_parts(config: dict[str, Any], **spelled: str | None) -> None:
+    """Put networks and data that were spelled out in the place of the config's."""
+    problems = Problems()
+    for role, text in spelled.items():
+        with problems:
+            if text is None:
+                continue
+            part = parse_part(f"--{role}", text)
+            thing = {"type": part.name, **part.options}
+            if role == "data":
+                config["data"] = thing
+            else:
+                section = config.get(role, {})
+                config[role] = {**(section if isinstance(section, dict) else {}), "network": thing}
+    problems.raise_all()
+
+
 def _merged(base: Any, change: Any) -> Any:
     """Change single entries of nested settings; what is of another `type` is replaced whole, as its options
     differ."""
@@ -293,7 +327,9 @@ def parse_cfg_options(assignments: list[str]) -> dict[str, Any]:
     return options
 
 
-def _section(who: str, config: Mapping[str, Any], base: Mapping[str, Any], epochs: int | None) -> Section:
+def _section(
+    who: str, config: Mapping[str, Any], base: Mapping[str, Any], epochs: int | None, student: bool
+) -> Section:
     network = dict(config["network"]) if isinstance(config["network"], dict) else {}
     extra = sorted(set(config) - {"network", "recipe"})
     if "type" not in network or extra or not isinstance(config.get("recipe", {}), dict):
@@ -303,10 +339,19 @@ def _section(who: str, config: Mapping[str, Any], base: Mapping[str, Any], epoch
     recipe = _merged(base, config.get("recipe", {}))
     if epochs is not None:
         recipe["epochs"] = epochs
-    return Section(network.pop("type"), network, _recipe(who, recipe))
+    problems = Problems()
+    name = network.pop("type")
+    if student:
+        with problems:
+            network = network_options(name, network)
+    ready = str(network.get("pretrained")).lower() in ("true", "yes", "1") and not student
+    with problems:
+        found = _recipe(who, recipe, least=0 if ready else 1)
+    problems.raise_all()
+    return Section(name, network, found)
 
 
-def _recipe(who: str, config: Mapping[str, Any]) -> Recipe:
+def _recipe(who: str, config: Mapping[str, Any], least: int = 1) -> Recipe:
     problems = Problems()
     for key in config:
         with problems:
@@ -315,8 +360,10 @@ def _recipe(who: str, config: Mapping[str, Any]) -> Recipe:
     for key in ("epochs", "batch_size", "schedule_epochs"):
         with problems:
             value = config.get(key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise usage(who, key, "an integer of at least 1", value)
+            lowest = least if key == "epochs" else 1
+            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+                advice = "Only a teacher with pretrained=true may go untrained." if value == 0 else ""
+                raise usage(who, key, f"an integer of at least {lowest}", value, advice)
         with problems:
             if key == "epochs" and isinstance(value, int) and value > MOST_EPOCHS:
                 raise usage(who, key, f"at most {MOST_EPOCHS}", value)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdzoo.data.pipeline import Pipeline
+from kdzoo.data.pipeline import Feed
 from kdzoo.keys import key
 from kdzoo.outputs import Progress
 from kdzoo.sources.base import Source
@@ -42,7 +42,7 @@ class Cohort(nn.Module):
     """
 
     def __init__(
-        self, members: list[Member], images: Pipeline, epochs: int, teacher: SharedTeacher | None = None,
+        self, members: list[Member], images: Feed, epochs: int, teacher: SharedTeacher | None = None,
         sources: Mapping[str, Source] | None = None, seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()

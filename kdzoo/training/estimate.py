@@ -66,7 +66,7 @@ def _like(plan: Plan, member: PlannedMember, records: list[Record]) -> Any:
 
 
 def _artifact_seconds(plan: Plan, artifact: ArtifactPlan, here: tuple[Any, ...]) -> float | None:
-    if artifact.given is not None:
+    if artifact.origin != "trained":
         return 0.0
     for path in sorted((plan.work_dir / "artifacts").glob(f"{artifact.name}-*/settings.json")):
         try:

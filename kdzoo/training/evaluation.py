@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from kdzoo.data.pipeline import Pipeline
+from kdzoo.data.pipeline import Feed
 from kdzoo.functional.divergences import cross_entropy
 
 if TYPE_CHECKING:
@@ -18,8 +18,19 @@ if TYPE_CHECKING:
 
 # Fixed, because a different split of the images into batches may round differently.
 CHUNK = 500
+# Images of more pixels come in smaller portions: a network's maps of 500 of them would take many GB.
+_CHUNK_SIDE = 64
 
 ECE_BINS = 15
+
+
+def chunk_of(size: int) -> int:
+    """Give how many images are passed at once, a function of their size alone.
+
+    Args:
+        size: height and width of an image in pixels.
+    """
+    return CHUNK if size <= _CHUNK_SIDE else max(1, CHUNK * _CHUNK_SIDE**2 // size**2)
 
 
 def calibration_error(logits: Tensor, labels: Tensor, bins: int = ECE_BINS) -> Tensor:
@@ -74,7 +85,7 @@ def classification_metrics(logits: Tensor, labels: Tensor, reference: Tensor | N
 
 
 @torch.no_grad()
-def observe(members: list[Member], images: Pipeline) -> list[Tensor | None]:
+def observe(members: list[Member], images: Feed) -> list[Tensor | None]:
     """Pass every image once through all members.
 
     Args:
@@ -87,7 +98,7 @@ def observe(members: list[Member], images: Pipeline) -> list[Tensor | None]:
     kept: list[list[Tensor]] = [[] for _ in members]
     for member in members:
         member.train_mode(False)
-    for chunk, labels in images.chunks(CHUNK):
+    for chunk, labels in images.chunks(chunk_of(images.size)):
         for member, own in zip(members, kept, strict=True):
             if member.fault is None:
                 began = time.perf_counter()
@@ -104,7 +115,7 @@ def observe(members: list[Member], images: Pipeline) -> list[Tensor | None]:
 
 
 def evaluate(
-    members: list[Member], splits: Mapping[str, Pipeline], references: Mapping[str, Tensor]
+    members: list[Member], splits: Mapping[str, Feed], references: Mapping[str, Tensor]
 ) -> list[dict[str, dict[str, Any]]]:
     """Judge all members on every split; one that raises has failed.
 

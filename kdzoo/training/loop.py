@@ -20,7 +20,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 
-from kdzoo.data.pipeline import Pipeline
+from kdzoo.data.pipeline import Feed
 from kdzoo.training import checkpoint
 from kdzoo.training.benchmark import Recipe
 from kdzoo.training.checkpoint import START, Position
@@ -52,7 +52,7 @@ class Training:
 
     title: str
     recipe: Recipe
-    splits: Mapping[str, Pipeline]
+    splits: Mapping[str, Feed]
     reporter: Reporter
     folders: Mapping[str, Path]
     references: Mapping[str, Tensor] = field(default_factory=dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch
 
 from kdzoo.checks import Problems, UsageError, usage
 from kdzoo.data import Dataset, load_dataset
-from kdzoo.data.split import channel_statistics, split_validation
+from kdzoo.data.picture_files import PictureFiles
+from kdzoo.data.split import split_validation
 from kdzoo.distillers import build_distiller
 from kdzoo.distillers.base import Distiller
 from kdzoo.keys import fingerprint
@@ -92,6 +93,7 @@ class Plan:
         device: where training happens.
         data_root: where the user keeps the data, None for the usual places.
         remarks: what the user should hear before training.
+        reloadable: whether the benchmark's data set loads these images; not those that were given as arrays.
     """
 
     benchmark: Benchmark
@@ -106,11 +108,18 @@ class Plan:
     device: torch.device
     data_root: Path | None
     remarks: tuple[str, ...]
+    reloadable: bool = True
 
     @property
     def size(self) -> int:
         """Height and width of the images that networks see, in pixels."""
         return self.benchmark.views.output_size(self.data.size)
+
+    @property
+    def short_side(self) -> int:
+        """Give the pixels to which a picture's short side is brought before its centre is cut out."""
+        images = self.data.train.images
+        return images.short_side if isinstance(images, PictureFiles) else self.size
 
     def pending(self) -> list[PlannedMember]:
         """List the members without a record."""
@@ -133,6 +142,7 @@ def make_plan(
     device: str | None = None,
     data_root: Path | None = None,
     teacher_checkpoint: Path | None = None,
+    dataset: Dataset | None = None,
 ) -> Plan:
     """Resolve and check everything; nothing is trained, and nothing but data is read.
 
@@ -144,6 +154,7 @@ def make_plan(
         device: "cpu", "cuda", "cuda:1"; None takes a GPU if there is one.
         data_root: where the data's files are; None looks in the usual places.
         teacher_checkpoint: the user's own teacher.
+        dataset: already in memory; None loads the benchmark's.
 
     Raises:
         UsageError: all that is wrong, a line each.
@@ -169,25 +180,41 @@ def make_plan(
     chosen = tuple(resolved.values())
     data = None
     with problems:
-        data = split_validation(
-            load_dataset(benchmark.data, data_root, benchmark.data_options), benchmark.val_fraction
-        )
+        loaded = dataset or load_dataset(benchmark.data, data_root, benchmark.data_options)
+        data = split_validation(loaded, benchmark.val_fraction)
     problems.raise_all()
     if data is None:
         raise UsageError(f"data set {benchmark.data}: it gave no data.")
-    return _keyed(benchmark, data, chosen, run_seeds, work_dir, where, data_root, teacher_checkpoint)
+    _check_views(benchmark, data)
+    plan = _keyed(benchmark, data, chosen, run_seeds, work_dir, where, data_root, teacher_checkpoint)
+    return replace(plan, reloadable=dataset is None)
+
+
+def _check_views(benchmark: Benchmark, data: Dataset) -> None:
+    """Refuse views that the data cannot have."""
+    streamed, problems = isinstance(data.train.images, PictureFiles), Problems()
+    who = f"benchmark {benchmark.name!r}, views"
+    with problems:
+        if benchmark.views.crop_scale is not None and not streamed:
+            raise UsageError(
+                f"{who}: crop_scale is for streamed pictures. Use crop_padding, or data.stream=True."
+            )
+    with problems:
+        if benchmark.views.resize is not None and streamed:
+            raise UsageError(f"{who}: streamed pictures are resized as they are decoded. Use data.size.")
+    problems.raise_all()
 
 
 def _keyed(
     benchmark: Benchmark, data: Dataset, methods: tuple[Method, ...], seeds: tuple[int, ...], work_dir: Path,
     device: torch.device, data_root: Path | None, given: Path | None,
 ) -> Plan:  # fmt: skip
-    statistics = channel_statistics(data.train.images)
+    statistics = data.statistics
     seen = {
         "fingerprint": data.fingerprint,
         "mean": statistics[0],
         "std": statistics[1],
-        "views": asdict(benchmark.views),
+        "views": benchmark.views.described(),
     }
     protocol = {
         "data": seen,

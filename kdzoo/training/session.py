@@ -17,7 +17,9 @@ from torch import Tensor
 
 from kdzoo.checks import KdzooError, StorageError
 from kdzoo.data import Split
-from kdzoo.data.pipeline import Pipeline
+from kdzoo.data.picture_files import PictureFiles
+from kdzoo.data.pipeline import Feed
+from kdzoo.data.stream import feed_of
 from kdzoo.data.views import resize
 from kdzoo.distillers import Distiller, build_distiller
 from kdzoo.files import open_lock, write_atomic
@@ -27,6 +29,7 @@ from kdzoo.models.base import flops
 from kdzoo.outputs import Setting
 from kdzoo.registry import DISTILLERS
 from kdzoo.results.record import SCHEMA, Record, accuracy_of
+from kdzoo.results.sheet import WEIGHTS, Sheet, write_sheet
 from kdzoo.results.store import write_record
 from kdzoo.sources import Source, build_source
 from kdzoo.training import checkpoint
@@ -59,6 +62,7 @@ class Session:
         plan: what to do.
         reporter: shows progress.
         command: the command line, for records.
+        workers: processes that decode streamed pictures.
         checkpoint_seconds: longest time between two checkpoints inside an epoch.
 
     Attributes:
@@ -68,6 +72,7 @@ class Session:
     plan: Plan
     reporter: Reporter
     command: str
+    workers: int = 0
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     failed: dict[str, BaseException] = field(default_factory=dict)
 
@@ -91,7 +96,7 @@ class Session:
         for seed in self.plan.seeds:
             self._run_seed([m for m in pending if m.seed == seed])
 
-    def ready_source(self, member: PlannedMember) -> tuple[Source, Pipeline]:
+    def ready_source(self, member: PlannedMember) -> tuple[Source, Feed]:
         """Make a member's source of soft labels ready, with the artifacts that it needs; train no student.
 
         Returns:
@@ -132,11 +137,11 @@ class Session:
             self._judged, plan.device, self.reporter, self.checkpoint_seconds,
         )  # fmt: skip
 
-    def _pipeline(self, split: str, seed: int, batch_size: int) -> Pipeline:
-        images, (mean, std) = self._splits[split], self.plan.statistics
-        return Pipeline(
-            images.images, images.labels, views=self._views, mean=mean, std=std, batch_size=batch_size,
-            seed=seed, device=self.plan.device,
+    def _pipeline(self, split: str, seed: int, batch_size: int) -> Feed:
+        mean, std = self.plan.statistics
+        return feed_of(
+            self._splits[split], views=self._views, workers=self.workers, mean=mean, std=std,
+            batch_size=batch_size, seed=seed, device=self.plan.device,
         )  # fmt: skip
 
     def _with_teachers(self, pending: list[PlannedMember]) -> list[PlannedMember]:
@@ -232,7 +237,7 @@ class Session:
         )
 
     def _sources(
-        self, planned: list[PlannedMember], images: Pipeline, teacher: SharedTeacher | None
+        self, planned: list[PlannedMember], images: Feed, teacher: SharedTeacher | None
     ) -> dict[str, Source]:
         """Make every source of soft labels that a member reads ready, once; one that fails is left out."""
         plan = self.plan
@@ -284,8 +289,9 @@ class Session:
         distiller = member.distiller
         deployed = (member.network if distiller is None else distiller.deployed(member.network)).eval()
         weights = {k: v.detach().cpu().contiguous().clone() for k, v in deployed.state_dict().items()}
-        write_atomic(planned.folder / "student.safetensors", safetensors.torch.save(weights))
+        write_atomic(planned.folder / WEIGHTS, safetensors.torch.save(weights))
         plan = self.plan
+        write_sheet(planned.folder, self._sheet())
         record = Record(
             schema=SCHEMA,
             key=planned.key,
@@ -309,6 +315,22 @@ class Session:
         )  # fmt: skip
         write_record(planned.folder, record)
         checkpoint.discard(planned.folder)
+
+    def _sheet(self) -> Sheet:
+        plan, section = self.plan, self.plan.benchmark.student
+        mean, std = plan.statistics
+        options = plan.benchmark.data_options
+        return Sheet(
+            network={"type": section.network, "options": dict(section.options)},
+            classes=plan.data.classes,
+            channels=plan.data.channels,
+            size=plan.size,
+            mean=mean,
+            std=std,
+            precision=plan.benchmark.precision,
+            pictures={"fit": options.get("fit", "crop"), "short_side": plan.short_side},
+            data={"type": plan.benchmark.data, "options": dict(options)} if plan.reloadable else None,
+        )
 
     def _notes(self, planned: PlannedMember) -> list[str]:
         """Say what a reader of the numbers must know beside the settings."""
@@ -380,7 +402,7 @@ def grouped(members: list[PlannedMember], reporter: Reporter) -> dict[Position, 
 
 
 def _resized(split: Split, side: int) -> Split:
-    if split.images.shape[-1] == side:
+    if isinstance(split.images, PictureFiles) or split.images.shape[-1] == side:
         return split
     images: Tensor = resize(torch.from_numpy(split.images), side)
     return replace(split, images=images.numpy())

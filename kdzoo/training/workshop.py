@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from kdzoo.data import Dataset
-from kdzoo.data.pipeline import Pipeline
+from kdzoo.data.pipeline import Feed
 from kdzoo.keys import key
 from kdzoo.outputs import Batch, ModelOutput
 from kdzoo.training.artifacts import ArtifactPlan, Foundry
-from kdzoo.training.evaluation import CHUNK
+from kdzoo.training.evaluation import chunk_of
 from kdzoo.training.loop import seeded_network
 from kdzoo.training.member import OwnLoss
 from kdzoo.training.networks import SharedTeacher, run_network
@@ -37,7 +37,7 @@ class RunWorkshop:
     """
 
     def __init__(
-        self, images: Pipeline, data: Dataset, statistics: tuple[tuple[float, ...], tuple[float, ...]],
+        self, images: Feed, data: Dataset, statistics: tuple[tuple[float, ...], tuple[float, ...]],
         seed: int, teacher: SharedTeacher | None, plans: Mapping[str, ArtifactPlan],
         builders: Mapping[str, Callable[[], nn.Module]], foundry: Foundry, precision: str,
     ) -> None:  # fmt: skip
@@ -46,7 +46,7 @@ class RunWorkshop:
         self.labels = data.train.labels
         self.positions = data.train.positions
         self.loaded = data.loaded
-        self.device = images.images.device
+        self.device = images.device
         mean, std = (
             torch.tensor(s, dtype=torch.float32, device=self.device)[:, None, None] for s in statistics
         )
@@ -97,7 +97,7 @@ class RunWorkshop:
     def embed(self, network: nn.Module, images: Tensor) -> Tensor:
         """Give the embeddings of images, in portions and without gradients."""
         parts = []
-        for chunk in torch.split(images, CHUNK):
+        for chunk in torch.split(images, chunk_of(images.shape[-1])):
             embedding = run_network(network, chunk, self._precision).embedding
             if embedding is None:
                 raise ValueError(f"{type(network).__name__} gives no embedding")

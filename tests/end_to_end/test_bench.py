@@ -53,7 +53,7 @@ def test_digits_from_plan_to_leaderboard(
     assert sorted(p.name for p in Path("work_dirs").iterdir()) == ["artifacts", "leaderboard.md", "runs"]
     kept = {p.name for p in Path("work_dirs").rglob("*") if p.is_file()}
     assert kept == {
-        ".lock", "leaderboard.md", "record.json", "student.safetensors", "settings.json",
+        ".lock", "leaderboard.md", "record.json", "student.json", "student.safetensors", "settings.json",
         "weights.safetensors",
         "outputs.safetensors",
     }  # fmt: skip

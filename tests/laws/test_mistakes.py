@@ -64,6 +64,12 @@ WRONG = [
     (["--cfg-options", "recipe.param_scheduler=3"], "param_scheduler must be a list of dicts"),
     (["--cfg-options", "student=3"], "student"),
     (["--cfg-options", "methods.kd.temprature=3"], "Did you mean 'temperature'"),
+    (["--student", "lenet6"], "Did you mean 'lenet5'"),
+    (["--student", "lenet5:"], "--student: its value must be name[:option=value]*"),
+    (["--teacher", "resnet18:head=big", "--methods", "kd"], "head must be 'auto' or 'global' or 'pool4'"),
+    (["--teacher", "autoencoder", "--methods", "kd"], "must be a classifier"),
+    (["--data", "digit"], "Did you mean 'digits'"),
+    (["--plugin", "nosuch.py"], "plug-in nosuch.py: must be a Python file"),
     (["--epoch", "3"], "Did you mean --epochs"),
     (["--methos", "kd"], "Did you mean --methods"),
 ]

@@ -99,6 +99,60 @@ def test_sections_have_epochs_of_their_own(config):
     assert load_benchmark(config(), epochs=10).defaults.epochs == 10
 
 
+def test_networks_and_data_of_the_users_own(config):
+    found = load_benchmark(
+        config(), student="resnet18:head=global", teacher="resnet34", data="fashion_mnist:download=true"
+    )
+    assert (found.student.network, dict(found.student.options)) == ("resnet18", {"head": "global"})
+    assert found.sections["teacher"].network == "resnet34"
+    # The recipes stay the config's; the name follows the data, whose numbers are no longer the config's.
+    assert found.student.recipe == load_benchmark(config()).student.recipe
+    assert found.sections["teacher"].recipe.epochs == 100
+    assert (found.name, found.data, found.data_options) == (
+        "fashion_mnist", "fashion_mnist", {"download": "true"},
+    )  # fmt: skip
+    assert load_benchmark(config(), student="resnet18").name == "mine"
+
+
+def test_a_teacher_may_be_named_where_the_config_has_none(config):
+    without = config(text=CONFIG.replace("teacher = ", "_teacher = "))
+    assert "teacher" not in load_benchmark(without).sections
+    found = load_benchmark(without, teacher="resnet8")
+    assert found.section("teacher").network == "resnet8"
+    assert found.section("teacher").recipe.epochs == 200
+
+
+def test_options_of_networks_are_values_however_they_are_spelled(config):
+    spelled = load_benchmark(config(), teacher="resnet18:head=global").section("teacher")
+    written = load_benchmark(
+        config(), cfg_options={"teacher.network": {"type": "resnet18", "head": "global"}}
+    ).section("teacher")
+    assert spelled.options == written.options == {"head": "global"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"student": "resnet18:"}, "--student: its value must be name[:option=value]*, got 'resnet18:'"),
+        ({"student": ""}, "--student: its value must be name[:option=value]*"),
+        ({"student": "resnet18:head"}, "there is no model 'resnet18:head'"),
+        ({"student": "lenet6"}, "Did you mean 'lenet5'"),
+        ({"student": "resnet18:head=big"}, "head must be 'auto' or 'global' or 'pool4', got 'big'"),
+        ({"teacher": "resnet18:head=global:head=auto"}, "--teacher: option 'head' is given twice"),
+        ({"data": "a b"}, "--data: its value must be"),
+    ],
+)
+def test_networks_and_data_that_cannot_be_are_told(config, options, words):
+    assert any(words in line for line in refused(config(), **options))
+
+
+def test_only_pretrained_teachers_go_untrained(config):
+    (line,) = refused(config(), section_epochs={"teacher": 0})
+    assert "epochs must be an integer of at least 1, got 0. Only a teacher with pretrained=true" in line
+    (line,) = refused(config(), epochs=0)
+    assert "at least 1" in line
+
+
 def test_epochs_of_a_section_that_is_not_there_are_refused(config):
     (line,) = refused(config(), section_epochs={"autoencoder": 3})
     assert "no section 'autoencoder'" in line

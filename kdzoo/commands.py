@@ -1,0 +1,229 @@
+"""What the commands do, once their words are read. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+from kdzoo.checks import KdzooError, UsageError
+
+if TYPE_CHECKING:
+    from kdzoo.training.plan import Plan
+
+OK, FAULT, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+
+
+def bench(options: argparse.Namespace, given: list[str]) -> int:
+    """Plan, train and show."""
+    from kdzoo.api import DEFAULT_METHODS, execute, plan
+    from kdzoo.files import write_atomic
+    from kdzoo.results.leaderboard import leaderboard
+    from kdzoo.results.store import read_records
+    from kdzoo.training.benchmark import parse_cfg_options
+    from kdzoo.training.reporter import choose_reporter
+    from kdzoo.training.runtime import runtime
+
+    _load_plugins(options)
+    planned = plan(
+        benchmark=options.benchmark, methods=options.methods or DEFAULT_METHODS, seeds=options.seeds,
+        epochs=options.epochs, teacher_epochs=options.teacher_epochs, cae_epochs=options.cae_epochs,
+        val_fraction=options.val_fraction, data_root=options.data_root, work_dir=options.work_dir,
+        device=options.device, precision=options.precision, teacher_checkpoint=options.teacher_checkpoint,
+        cfg_options=parse_cfg_options(options.cfg_options), student=options.student,
+        teacher=options.teacher, data=options.data,
+    )  # fmt: skip
+    with runtime(planned.device, options.threads):
+        if options.dry_run:
+            print(describe(planned))
+            return OK
+        # A record that cannot be read shall be heard of now, not after hours of training.
+        runs = options.work_dir / "runs"
+        read_records([runs] if runs.is_dir() else [])
+        try:
+            results = execute(
+                planned, threads=options.threads, workers=options.workers, reporter=choose_reporter(),
+                command=shlex.join(["python", "-m", "kdzoo.bench", *given[1:]]),
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            print(_kept(planned), file=sys.stderr)
+            return INTERRUPTED
+    if results.records:
+        print(f"\n{results.table}")
+        page = options.work_dir / "leaderboard.md"
+        write_atomic(page, leaderboard(read_records([runs])).encode())
+        print(f"\nLeaderboard of all records in {options.work_dir}: {page}")
+    for name, fault in results.failed.items():
+        print(f"\n{name} failed and has no record; the same command tries it again:", file=sys.stderr)
+        if isinstance(fault, KdzooError):
+            print(fault, file=sys.stderr)
+        else:
+            traceback.print_exception(fault)
+    return FAULT if results.failed else OK
+
+
+def _load_plugins(options: argparse.Namespace) -> None:
+    if options.plugin:
+        from kdzoo.plugins import load_plugin
+
+        for path in options.plugin:
+            load_plugin(path)
+
+
+def _kept(planned: Plan) -> str:
+    done = [m for m in planned.members if m.record() is not None]
+    going = [m for m in planned.members if m not in done and m.position is not None]
+    parts = [f"{len(done)} of {len(planned.members)} members are finished"]
+    if going:
+        newest = max(m.position for m in going if m.position is not None)
+        step = f", step {newest.step}" if newest.step else ""
+        parts.append(f"{len(going)} have a checkpoint after epoch {newest.epoch}{step}")
+    where = f"{', '.join(parts)} in {planned.work_dir}"
+    return f"Interrupted. {where}. Run the same command again to go on from there."
+
+
+def describe(planned: Plan) -> str:
+    """Say what a plan will train, what it reuses, what is done, and how long it takes.
+
+    Args:
+        planned: what `plan` gave.
+    """
+    from kdzoo.training.estimate import estimate
+    from kdzoo.training.reporter import duration
+
+    benchmark, data, recipe = planned.benchmark, planned.data, planned.benchmark.student.recipe
+    validation = f", {len(data.validation)} validation" if data.validation else ""
+    lines = [
+        f"{benchmark.name}: {data.name}, {len(data.train)} training{validation} and {len(data.test)} test "
+        f"images, "
+        f"{planned.data.channels}x{planned.size}x{planned.size}",
+        f"student {benchmark.student.network}: {recipe.epochs} epochs, batch size {recipe.batch_size}, "
+        f"{benchmark.precision}, on {planned.device}",
+        *planned.remarks,
+    ]
+    pending = planned.pending()
+    needed = {k for m in pending for k in m.artifacts.values()}
+    missing = []
+    for key, artifact in planned.artifacts.items():
+        if key not in needed:
+            state = "not needed"
+        elif artifact.ready:
+            state = "reuse"
+        else:
+            state = "train" if artifact.origin == "trained" else "read"
+            missing.append(artifact)
+        detail = {
+            "trained": f"{artifact.section.recipe.epochs} epochs",
+            "checkpoint": f"from {artifact.given}",
+            "pretrained": "pretrained, as it comes",
+        }[artifact.origin]
+        lines.append(
+            f"  {state:10s} {artifact.name} ({artifact.section.network}, {detail}): {artifact.folder}"
+        )
+    for member in planned.members:
+        position = member.position
+        if member not in pending:
+            state = "done"
+        else:
+            state = f"go on after epoch {position.epoch}" if position else "train"
+        lines.append(f"  {state:10s} {member.method.name}, seed {member.seed}: {member.folder}")
+    seconds = estimate(planned, pending, missing)
+    unknown = "unknown: nothing comparable was recorded on this machine"
+    lines.append(
+        f"time: {unknown if seconds is None else f'about {duration(seconds)}'}"
+        if pending
+        else "nothing to train"
+    )
+    return "\n".join(lines)
+
+
+def leaderboard_page(options: argparse.Namespace, given: list[str]) -> int:
+    """Make a leaderboard from records."""
+    from kdzoo.files import write_atomic
+    from kdzoo.results.leaderboard import leaderboard, leaderboard_csv, terminal_table
+    from kdzoo.results.store import read_records
+
+    for page in (options.output, options.csv):
+        if page is not None and page.is_dir():
+            raise UsageError(f"leaderboard: {page} is a folder. Name a file to write.")
+    records = read_records(options.records)
+    if not records:
+        raise UsageError(
+            f"leaderboard: no records in {', '.join(map(str, options.records))}. Run kdzoo bench first."
+        )
+    print(terminal_table(records))
+    write_atomic(options.output, leaderboard(records, title=options.title).encode())
+    print(f"\n{len(records)} records: {options.output}")
+    if options.csv:
+        write_atomic(options.csv, leaderboard_csv(records).encode())
+        print(f"{len(records)} records: {options.csv}")
+    return OK
+
+
+def show_list(options: argparse.Namespace, given: list[str]) -> int:
+    """Show what is registered."""
+    from kdzoo.listing import listing
+
+    _load_plugins(options)
+
+    print(listing(options.what, verbose=options.verbose))
+    return OK
+
+
+def new(options: argparse.Namespace, given: list[str]) -> int:
+    """Write a plug-in to start from, and say what to do with it."""
+    from kdzoo.scaffold import KINDS, write_new
+
+    plugin, test = write_new(options.kind, options.name, options.output)
+    use = KINDS[options.kind][1].format(name=options.name)
+    print(f"{plugin}: the {options.kind}, whole and ready to be changed")
+    print(f"{test}: its tests: python -m pytest {test} (pip install pytest)")
+    print(f"Train with it: python -m kdzoo.bench --plugin {plugin} {use}")
+    return OK
+
+
+def export(options: argparse.Namespace, given: list[str]) -> int:
+    """Write a trained student for use elsewhere."""
+    from kdzoo.students import export_student, load_student
+
+    _load_plugins(options)
+    student = load_student(options.run_name, work_dir=options.work_dir)
+    print("\n".join(export_student(student, options.format, options.output)))
+    return OK
+
+
+def predict(options: argparse.Namespace, given: list[str]) -> int:
+    """Show the classes that a trained student sees in pictures."""
+    from tabulate import tabulate
+
+    from kdzoo.students import load_student
+    from kdzoo.training.plan import choose_device
+    from kdzoo.training.runtime import runtime
+
+    _load_plugins(options)
+    device = choose_device(options.device)
+    with runtime(device, options.threads):
+        student = load_student(options.run_name, work_dir=options.work_dir, device=device)
+        found = student.predict(options.images, top=options.top)
+    for picture, likely in zip(options.images, found, strict=True):
+        print(picture)
+        rows = [[f"{100 * probability:.1f} %", name] for name, probability in likely]
+        print(tabulate(rows, tablefmt="plain", colalign=("right", "left"), disable_numparse=True))
+    return OK
+
+
+def evaluate(options: argparse.Namespace, given: list[str]) -> int:
+    """Measure a trained student again, beside what its record says."""
+    from kdzoo.students import load_student
+    from kdzoo.students.evaluate import evaluate_student
+    from kdzoo.training.plan import choose_device
+    from kdzoo.training.runtime import runtime
+
+    _load_plugins(options)
+    device = choose_device(options.device)
+    with runtime(device, options.threads):
+        student = load_student(options.run_name, work_dir=options.work_dir, device=device)
+        print(evaluate_student(student, folder=options.folder, data_root=options.data_root))
+    return OK

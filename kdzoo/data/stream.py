@@ -1,0 +1,231 @@
+"""Data that does not fit in memory: pictures stay in their files, and workers decode ahead of the steps.
+
+A picture's view is torchvision's v2 transforms, drawn by a generator that is seeded by (seed, epoch, sample):
+it depends neither on the worker that makes it nor on how many there are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kdzoo.checks import KdzooError, usage
+from kdzoo.data.base import Labels, Split
+from kdzoo.data.picture_files import PictureFiles
+from kdzoo.data.pictures import decoded_upright, fitted, opened, reason, strict
+from kdzoo.data.pipeline import Feed, Pipeline
+from kdzoo.data.places import few, shown
+from kdzoo.data.views import Views
+from kdzoo.keys import hashes, key
+
+# Stands for "as it is", without random views.
+_PLAIN = -1
+
+
+class _Item(NamedTuple):
+    """A picture, and the seed that its view is drawn from; `_PLAIN` for none."""
+
+    place: int
+    seed: int
+
+
+class _Decoder(torch.utils.data.Dataset[Any]):
+    """What a worker does: from an item to uint8 [C, size, size], or to words that say why it cannot.
+
+    Args:
+        files: the pictures.
+        views: what is done to them at random.
+    """
+
+    def __init__(self, files: PictureFiles, views: Views) -> None:
+        self._files, self._views = files, views
+        self._transform: Callable[[Tensor], Tensor] | None = None
+
+    def __getitem__(self, item: _Item) -> Tensor | str:
+        files = self._files
+        path = files.path(item.place)
+        try:
+            with strict(), open(path, "rb") as file, opened(file) as picture:
+                if item.seed == _PLAIN:
+                    return torch.from_numpy(
+                        fitted(picture, size=files.size, channels=files.channels, short_side=files.short_side)
+                    )
+                levels = torch.from_numpy(decoded_upright(picture, files.channels))
+        except Exception as error:
+            return f"{shown(os.fsdecode(path))} {reason(error)}"
+        if self._transform is None:
+            self._transform = random_view(self._views, files.size, files.short_side)
+        # The CPU's generator alone: torch.manual_seed would reach for GPUs.
+        torch.default_generator.manual_seed(item.seed)
+        return self._transform(levels)
+
+
+def random_view(views: Views, size: int, short_side: int) -> Callable[[Tensor], Tensor]:
+    """Give torchvision's v2 transforms for random views, which draw from torch's default generator.
+
+    Args:
+        views: what is on.
+        size: height and width of a view in pixels.
+        short_side: to which a picture is brought where no random part of it is shown, in pixels.
+
+    Returns:
+        A function from a picture [C, H, W] uint8 of any size to a view [C, size, size].
+    """
+    from torchvision.transforms import v2
+
+    steps: list[Any] = [
+        v2.RandomResizedCrop(size, scale=(views.crop_scale, 1.0), antialias=True)
+        if views.crop_scale
+        else v2.Compose([v2.Resize(short_side, antialias=True), v2.CenterCrop(size)])
+    ]
+    if views.crop_padding:
+        steps.append(v2.RandomCrop(size, padding=views.crop_padding))
+    if views.flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if views.rotation:
+        steps.append(v2.RandomRotation(views.rotation))
+    composed: Callable[[Tensor], Tensor] = v2.Compose(steps)
+    return composed
+
+
+def _collated(items: list[Tensor | str]) -> Tensor | list[str]:
+    faults = [item for item in items if isinstance(item, str)]
+    return faults or torch.stack([item for item in items if isinstance(item, Tensor)])
+
+
+class Stream(Feed):
+    """Images that workers decode: the next batches are made while this one is trained on.
+
+    Args:
+        files: the pictures.
+        labels: [N] class numbers.
+        views: what is done to them; all that is random in it applies to `batch` and `augmented` only.
+        mean: of pixels / 255, one for each channel.
+        std: standard deviation, the same.
+        batch_size: samples of a batch; the last of an epoch may have fewer.
+        seed: of order and views.
+        device: where batches are.
+        workers: processes that decode; 0 decodes in this one.
+
+    Raises:
+        UsageError: no pictures, or other numbers of labels.
+    """
+
+    def __init__(
+        self, files: PictureFiles, labels: Labels, *, views: Views, mean: Sequence[float],
+        std: Sequence[float], batch_size: int, seed: int, device: torch.device | str, workers: int,
+    ) -> None:  # fmt: skip
+        if len(files) != len(labels):
+            raise usage("data", "images and labels", "as many, 1 or more", (len(files), len(labels)))
+        super().__init__(labels, mean=mean, std=std, batch_size=batch_size, seed=seed, device=device)
+        self.size = files.size
+        self._decoder = _Decoder(files, views)
+        self._workers = workers
+        self._ahead: Iterator[Tensor] | None = None
+        self._next = (-1, -1)
+        self._given = (-1, -1)
+
+    def _batch_views(self, epoch: int, step: int, chosen: npt.NDArray[np.int64]) -> Tensor:
+        place = (epoch, step)
+        if place == self._given:
+            # Somebody wrote into the batch, and it is made again; what was prepared meanwhile is kept.
+            return self._views_of(chosen, epoch, None)
+        if place != self._next or self._ahead is None:
+            self._ahead = self._loaded(self._batches_from(epoch, step))
+        images = next(self._ahead)
+        self._given = place
+        self._next = (epoch, step + 1) if step + 1 < self.steps else (epoch + 1, 0)
+        return images
+
+    def _batches_from(self, epoch: int, step: int) -> Iterator[list[_Item]]:
+        """List the batches from a position on, without an end: who trains stops asking."""
+        while True:
+            yield self._items(self._chosen(epoch, step), epoch, None)
+            epoch, step = (epoch, step + 1) if step + 1 < self.steps else (epoch + 1, 0)
+
+    def _items(self, indices: npt.ArrayLike, epoch: int, purpose: str | None) -> list[_Item]:
+        place = (epoch,) if purpose is None else (epoch, purpose)
+        numbers = np.asarray(indices)
+        # 63 bits, as generators take them.
+        streams = hashes(key(self._seed, "views", *place), numbers) >> np.uint64(1)
+        return [_Item(*pair) for pair in zip(numbers.tolist(), streams.tolist(), strict=True)]
+
+    def _loaded(self, batches: Iterator[list[_Item]]) -> Iterator[Tensor]:
+        pinned = self.device.type == "cuda"
+        loader = torch.utils.data.DataLoader(
+            self._decoder,
+            batch_sampler=_Once(batches),
+            num_workers=self._workers,
+            collate_fn=_collated,
+            pin_memory=pinned,
+            # Seeds the loader's own draws, which nobody uses: the default generator is left alone.
+            generator=torch.Generator(),
+        )
+        iterator = iter(loader)
+        while True:
+            # Without workers views are drawn here, and the process's generator stays where it was.
+            with torch.random.fork_rng(devices=[], enabled=self._workers == 0):
+                found = next(iterator, None)
+            if found is None:
+                return
+            if isinstance(found, list):
+                raise KdzooError(
+                    f"data: cannot use {few(found)}. Replace what is damaged and run the same command again; "
+                    "taking it away makes other data of it."
+                )
+            yield found.to(self.device, non_blocking=pinned)
+
+    def _views_of(self, indices: npt.ArrayLike, epoch: int, purpose: str | None) -> Tensor:
+        return self._all(self._items(indices, epoch, purpose))
+
+    def _plain(self, indices: npt.ArrayLike) -> Tensor:
+        return self._all([_Item(index, _PLAIN) for index in np.asarray(indices).tolist()])
+
+    def _all(self, items: list[_Item]) -> Tensor:
+        size = self._batch_size
+        parts = (items[start : start + size] for start in range(0, len(items), size))
+        return torch.cat(list(self._loaded(parts)))
+
+    def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give all samples in their own order, without random views.
+
+        Args:
+            size: samples of a chunk; the last may have fewer.
+
+        Yields:
+            Normalised images [n, C, H, W] float32 and labels [n] int64.
+        """
+        starts = range(0, len(self), size)
+        parts = ([_Item(i, _PLAIN) for i in range(s, min(s + size, len(self)))] for s in starts)
+        for images, labels in zip(self._loaded(parts), torch.split(self.labels, size), strict=True):
+            yield self._normalise(images), labels
+
+
+def feed_of(split: Split, *, views: Views, workers: int = 0, **common: Any) -> Feed:
+    """Give the images of a split for one device, wherever they are kept.
+
+    Args:
+        split: images in memory, or pictures in their files.
+        views: what is done to them.
+        workers: processes that decode pictures in files.
+        common: as `Feed` takes them.
+    """
+    if isinstance(split.images, PictureFiles):
+        return Stream(split.images, split.labels, views=views, workers=workers, **common)
+    return Pipeline(split.images, split.labels, views=views, **common)
+
+
+class _Once(torch.utils.data.Sampler[list[_Item]]):
+    """Passes batches on, to one who asks once."""
+
+    def __init__(self, batches: Iterator[list[_Item]]) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[list[_Item]]:
+        return self._batches

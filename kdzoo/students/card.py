@@ -1,0 +1,158 @@
+"""What goes with an exported student: its config.json and its model card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from kdzoo.results.words import crop, markdown, words
+from kdzoo.students.student import Student
+
+FILES = {"safetensors": "model.safetensors", "onnx": "model.onnx", "torch": "model.pt2"}
+
+
+def config(student: Student) -> dict[str, Any]:
+    """Give config.json: what timm reads of a model folder, and under `kdzoo` what only we know.
+
+    Args:
+        student: trained.
+    """
+    sheet, record = student.sheet, student.record
+    shape = [sheet.channels, sheet.size, sheet.size]
+    return {
+        "architecture": sheet.network["type"].removeprefix("timm:"),
+        "num_classes": len(sheet.classes),
+        "model_args": _timm_arguments(student),
+        "label_names": list(sheet.classes),
+        "pretrained_cfg": {
+            "input_size": shape, "mean": list(sheet.mean), "std": list(sheet.std),
+            "interpolation": "bilinear", "crop_pct": sheet.size / sheet.pictures["short_side"],
+            "num_classes": len(sheet.classes),
+        },
+        "kdzoo": {
+            "network": sheet.network, "pictures": sheet.pictures, "benchmark": record.benchmark,
+            "protocol": record.protocol, "method": record.method, "seed": record.seed, "record": record.key,
+            "accuracy": record.accuracy, "parameters": record.parameters, "flops": record.flops,
+        },
+    }  # fmt: skip
+
+
+def _timm_arguments(student: Student) -> dict[str, Any]:
+    sheet = student.sheet
+    if not sheet.network["type"].startswith("timm:"):
+        return {}
+    takes = getattr(student.network, "arguments", {})
+    return {"in_chans": sheet.channels, **{n: v for n, v in takes.items() if n == "img_size"}}
+
+
+def card(student: Student, files: Sequence[str]) -> str:
+    """Write the model card: what the student is, how it was trained, how good it is, and how it is used.
+
+    Args:
+        student: trained.
+        files: names of the exported files in its folder.
+    """
+    sheet, record = student.sheet, student.record
+    data, accuracy = record.settings["data"], record.accuracy
+    name = f"{sheet.network['type']} under {record.method}"
+    facts = [
+        ("Network", words({"type": sheet.network["type"], **sheet.network["options"]})),
+        ("Parameters", f"{record.parameters:,}; {record.flops:,} multiply-adds an image"),
+        ("Data", f"{data['name']}, {data['train']:,} training and {data['test']:,} test images, "
+                 f"{data['classes']} classes (fingerprint {data['fingerprint'][:16]})"),
+        *(("Data warning", warning) for warning in data.get("warnings", [])),
+        ("Method", f"{record.method}, seed {record.seed}"),
+        *(("Teacher", _teacher(a)) for n, a in record.artifacts.items() if n.startswith("teacher")),
+        ("Training", f"{record.settings['epochs']} epochs, batch size {record.settings['batch_size']}, "
+                     f"{words(record.settings['optimizer'])}, {record.settings['precision']}"),
+        ("Accuracy", f"{accuracy['last']:.2f} % of the test images (top-1, after the last epoch, nothing "
+                     "selected)"),
+        ("Calibration", _calibration(record.epochs[-1]["test"])),
+        ("Protocol", f"{record.benchmark}, {record.protocol['name']}, hash {record.protocol['hash'][:8]}"),
+        ("Record", record.key),
+    ]  # fmt: skip
+    lines = [
+        f"# {markdown(name)}",
+        "",
+        "A student trained by kdzoo, the benchmark zoo for knowledge distillation.",
+        "",
+    ]
+    lines += [f"- {head}: {markdown(text)}" for head, text in facts]
+    return "\n".join([*lines, "", *_input(student), "", *_uses(student, files)]).rstrip() + "\n"
+
+
+def _teacher(artifact: Any) -> str:
+    score = artifact["score"].get("top1")
+    return f"{artifact['network']}" + ("" if score is None else f", {score:.2f} % of the test images")
+
+
+def _calibration(test: Any) -> str:
+    return f"NLL {test['nll']:.4f} nats, ECE {test['ece']:.2f} %"
+
+
+def _input(student: Student) -> list[str]:
+    sheet = student.sheet
+    fit = sheet.pictures
+    how = (
+        f"short side resized to {fit['short_side']} pixels, then the middle {sheet.size}x{sheet.size} cut out"
+        if fit["fit"] == "crop"
+        else f"resized to {sheet.size}x{sheet.size}"
+    )
+    mean, std = (", ".join(f"{v:.6g}" for v in values) for values in (sheet.mean, sheet.std))
+    return [
+        "## Input",
+        "",
+        f"Images of {sheet.channels} channel{'s' if sheet.channels > 1 else ''} and "
+        f"{sheet.size}x{sheet.size} pixels; pictures of other sizes: {how}. "
+        f"Pixels are divided by 255, then normalised: mean {mean}; "
+        f"standard deviation {std}. `model.onnx` and `model.pt2` do that themselves and take bytes (uint8).",
+        "",
+        "## Classes",
+        "",
+        crop(", ".join(markdown(f"{i} {n}") for i, n in enumerate(sheet.classes)), 4000)
+        + " (all in `config.json`: `label_names`)",
+    ]
+
+
+def _uses(student: Student, files: Sequence[str]) -> list[str]:
+    sheet = student.sheet
+    shape = f"[N, {sheet.channels}, {sheet.size}, {sheet.size}]"
+    texts = {
+        "model.safetensors": [
+            "from safetensors.torch import load_file", "", *_built(student),
+            'network.load_state_dict(load_file("model.safetensors"))',
+        ],
+        "model.onnx": [
+            "import onnxruntime", "", 'session = onnxruntime.InferenceSession("model.onnx")',
+            f'(logits,) = session.run(["logits"], {{"images": images}})  # uint8 {shape}',
+        ],
+        "model.pt2": [
+            "import torch", "", 'student = torch.export.load("model.pt2").module()',
+            f"logits = student(images)  # torch.uint8 {shape}",
+        ],
+    }  # fmt: skip
+    lines = ["## Use", ""]
+    for file in files:
+        lines += [f"`{file}`:", "", "```python", *texts[file], "```", ""]
+    return lines
+
+
+def _built(student: Student) -> list[str]:
+    """Say how the bare network is built for whom the weights are meant."""
+    sheet = student.sheet
+    kind, name = sheet.network["type"], sheet.network["type"].partition(":")[2]
+    classes = len(sheet.classes)
+    if kind.startswith("timm:"):
+        more = "".join(f", {n}={v!r}" for n, v in _timm_arguments(student).items())
+        return ["import timm", "", f'network = timm.create_model("{name}", num_classes={classes}{more})']
+    if kind.startswith("torchvision:") and sheet.channels == 3:
+        return ["import torchvision", "",
+                f'network = torchvision.models.get_model("{name}", num_classes={classes})']  # fmt: skip
+    options = sheet.network["options"]
+    more = f", options={dict(options)!r}" if options else ""
+    return [
+        "import kdzoo",
+        "",
+        f'network = kdzoo.build_model("{kind}", num_classes={classes}, channels={sheet.channels}, '
+        f"size={sheet.size}{more})",
+    ]

@@ -1,0 +1,149 @@
+"""A trained student with all that it takes to run it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from kdzoo.checks import Problems, UsageError, usage
+from kdzoo.data import Split
+from kdzoo.data.picture_files import PictureFiles
+from kdzoo.data.pictures import read_picture
+from kdzoo.data.pipeline import Feed
+from kdzoo.data.stream import feed_of
+from kdzoo.data.views import Views
+from kdzoo.models import build_model
+from kdzoo.results.record import Record
+from kdzoo.results.sheet import WEIGHTS, Sheet, read_sheet
+from kdzoo.students.find import find_run
+from kdzoo.training.evaluation import chunk_of
+from kdzoo.training.networks import run_network
+from kdzoo.training.runtime import check_workers
+
+
+@dataclass(frozen=True)
+class Student:
+    """A trained student in evaluation mode.
+
+    Attributes:
+        folder: the run's.
+        record: of its training.
+        sheet: how it is built and fed.
+        network: maps normalised images [N, C, H, W] to a `ModelOutput`.
+    """
+
+    folder: Path
+    record: Record
+    sheet: Sheet
+    network: nn.Module
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return next(self.network.parameters()).device
+
+    def feed(self, split: Split) -> Feed:
+        """Give images as training judged them: resized, normalised, in chunks.
+
+        Args:
+            split: images of its channels, and labels.
+        """
+        sheet = self.sheet
+        in_memory = not isinstance(split.images, PictureFiles)
+        return feed_of(
+            split, views=Views(resize=sheet.size if in_memory else None), workers=check_workers(None),
+            mean=sheet.mean, std=sheet.std, batch_size=chunk_of(sheet.size), seed=0, device=self.device,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def logits(self, split: Split) -> Tensor:
+        """Give [N, K] logits of a split's images, float32, on the student's device."""
+        chunks = self.feed(split).chunks(chunk_of(self.sheet.size))
+        return torch.cat([run_network(self.network, c, self.sheet.precision).logits for c, _ in chunks])
+
+    def predict(self, pictures: Sequence[str | Path], *, top: int = 5) -> list[list[tuple[str, float]]]:
+        """Name the most likely classes of pictures of any size and mode.
+
+        Args:
+            pictures: image files.
+            top: classes to name.
+
+        Returns:
+            For each picture its `top` classes, the likeliest first, with probabilities in [0, 1].
+
+        Raises:
+            UsageError: files that are no pictures, all of them.
+        """
+        if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+            raise usage("predict", "top", "an integer of at least 1", top)
+        images, problems, fitting = [], Problems(), self.fitting("predict")
+        for picture in pictures:
+            with problems:
+                images.append(read_picture("predict", Path(picture), **fitting))
+        problems.raise_all()
+        if not images:
+            return []
+        split = Split(np.stack(images), np.zeros(len(images), np.int64))
+        likely = self.logits(split).double().softmax(dim=1).topk(min(top, len(self.sheet.classes)), dim=1)
+        return [
+            [(self.sheet.classes[place], probability) for place, probability in zip(*row, strict=True)]
+            for row in zip(likely.indices.tolist(), likely.values.tolist(), strict=True)
+        ]
+
+    def fitting(self, who: str) -> dict[str, Any]:
+        """Say how pictures become its images, as `fitted` takes it.
+
+        Args:
+            who: who asks, for the message.
+
+        Raises:
+            UsageError: its images are no pictures.
+        """
+        sheet = self.sheet
+        if sheet.channels not in (1, 3):
+            raise UsageError(f"{who}: the student takes images of {sheet.channels} channels, no pictures.")
+        return {"size": sheet.size, "channels": "grey" if sheet.channels == 1 else "rgb", **sheet.pictures}
+
+
+def load_student(
+    run: str | Path, *, work_dir: str | Path = "work_dirs", device: str | torch.device = "cpu"
+) -> Student:
+    """Load the student of a finished run.
+
+    Args:
+        run: its folder, its record.json, or its method, where the work directory has one such run.
+        work_dir: where a method is looked for.
+        device: where the student shall live.
+
+    Raises:
+        UsageError: there is no such run, or something in its folder is missing or damaged.
+    """
+    folder, record = find_run(run, Path(work_dir))
+    sheet = read_sheet(folder)
+    # Its weights are in the folder: nothing is fetched.
+    options = {n: v for n, v in sheet.network["options"].items() if n != "pretrained"}
+    with torch.random.fork_rng(devices=[]):
+        try:
+            network = build_model(
+                sheet.network["type"], num_classes=len(sheet.classes), channels=sheet.channels,
+                size=sheet.size, options=options,
+            )  # fmt: skip
+        except UsageError as error:
+            raise UsageError(f"{error} If a plug-in brings it, name its file by --plugin.") from error
+    try:
+        network.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
+    except FileNotFoundError as error:
+        raise UsageError(f"{folder / WEIGHTS}: there is no such file. Train the run again.") from error
+    except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        raise UsageError(
+            f"{folder / WEIGHTS}: it does not hold this student's weights: {str(error).splitlines()[0]}"
+        ) from error
+    return Student(folder, record, sheet, network.to(device).eval())

@@ -1,0 +1,212 @@
+"""Plug-ins: files of the user's own and installed packages."""
+
+import json
+import sys
+import textwrap
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from kdzoo import cli, plugins
+from kdzoo.checks import UsageError
+from kdzoo.methods import universe
+from kdzoo.registry import DATASETS, DISTILLERS, MODELS, SOURCES, plug_in
+
+REGISTRIES = (DISTILLERS, SOURCES, MODELS, DATASETS)
+MINE = """
+    from kdzoo.distillers import Distiller
+    from kdzoo.registry import DISTILLERS
+
+    @DISTILLERS.register("{name}")
+    class Mine(Distiller):
+        \"\"\"Nothing.\"\"\"
+        paper = "none"
+
+        def forward(self, student, guide, batch, progress):
+            return {{"mine": {weight} * student.logits.square().mean()}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def everything_as_before(monkeypatch):
+    for registry in REGISTRIES:
+        registry.names()
+    before = [(r, dict(r.module_dict)) for r in REGISTRIES]
+    modules, path = set(sys.modules), list(sys.path)
+    monkeypatch.setattr(plugins, "_files", {})
+    monkeypatch.setattr(plugins, "_installed", set())
+    yield
+    for registry, things in before:
+        registry.module_dict.clear()
+        registry.module_dict.update(things)
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
+    sys.path[:] = path
+
+
+@pytest.fixture
+def write(tmp_path):
+    """A function that writes a file and gives its path."""
+
+    def write(text: str = MINE, file: str = "mine.py", name: str = "mine", weight: str = "1.0") -> Path:
+        path = tmp_path / file
+        path.write_text(textwrap.dedent(text).format(name=name, weight=weight))
+        return path
+
+    return write
+
+
+def test_a_file_brings_a_method(write):
+    module = plugins.load_plugin(write())
+    assert DISTILLERS.find("mine") is module.Mine
+    assert "mine" in universe()
+    assert plug_in(module.Mine) is not None
+
+
+def test_loaded_again_it_is_the_same_module_until_it_changes(write):
+    path = write()
+    first = plugins.load_plugin(path)
+    assert plugins.load_plugin(str(path)) is first
+    hashed = plug_in(first.Mine)
+    second = plugins.load_plugin(write(weight="2.0"))
+    assert second is not first
+    assert DISTILLERS.find("mine") is second.Mine
+    assert plug_in(second.Mine) != hashed
+    plugins.load_plugin(write(name="other"))
+    assert "mine" not in DISTILLERS.names()
+    assert "other" in DISTILLERS.names()
+
+
+def test_it_may_import_files_beside_it(write):
+    write("WEIGHT = 3.0", file="beside_mine.py")
+    text = MINE + "\n    from beside_mine import WEIGHT\n"
+    assert plugins.load_plugin(write(text)).WEIGHT == 3.0
+
+
+def test_a_name_like_a_module_of_the_library_hides_none(write):
+    module = plugins.load_plugin(write(file="json.py"))
+    assert module.Mine
+    import json
+
+    assert json.loads("1") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = 1", "it registers nothing. Put @DISTILLERS.register('name')"),
+        ("def broken(:", "it cannot be run: SyntaxError: invalid syntax (line 1)"),
+        ("x = 1\ny = 1 / 0", "it cannot be run: ZeroDivisionError: division by zero (line 2)"),
+        ("import nosuchmodule", "ModuleNotFoundError: No module named 'nosuchmodule' (line 1)"),
+        ("import sys\nsys.exit(3)", "it cannot be run: SystemExit: 3 (line 2)"),
+        ("raise ValueError('one\\ntwo')", "ValueError: one two (line 1)"),
+    ],
+)
+def test_a_broken_file_is_told_in_a_line_and_leaves_nothing(write, text, words):
+    path = write(text)
+    before = [r.names() for r in REGISTRIES]
+    modules = set(sys.modules)
+    for _ in range(2):
+        with pytest.raises(UsageError) as caught:
+            plugins.load_plugin(path)
+        assert str(caught.value).startswith(f"plug-in {path}: ")
+        assert words in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert [r.names() for r in REGISTRIES] == before
+    assert not [name for name in set(sys.modules) - modules if name.startswith("kdzoo_plugin")]
+
+
+def test_what_a_broken_file_registered_before_it_broke_is_taken_back(write):
+    with pytest.raises(UsageError):
+        plugins.load_plugin(write(MINE + "\n    1 / 0\n"))
+    assert "mine" not in DISTILLERS.names()
+
+
+@pytest.mark.parametrize("file", ["nosuch.py", "mine.txt", "folder.py"])
+def test_what_is_no_python_file_is_refused(tmp_path, file):
+    (tmp_path / "mine.txt").write_text("")
+    (tmp_path / "folder.py").mkdir()
+    with pytest.raises(UsageError, match=r"must be a Python file \(\.py\), and there is none"):
+        plugins.load_plugin(tmp_path / file)
+
+
+def test_a_doubled_name_names_both_places(write):
+    zoo = DISTILLERS.find("kd")
+    with pytest.raises(UsageError) as caught:
+        plugins.load_plugin(write(name="kd"))
+    message = str(caught.value)
+    assert "distiller 'kd' is registered twice" in message
+    assert "mine.py:" in message
+    assert "kd.py:" in message
+    assert DISTILLERS.find("kd") is zoo
+    plugins.load_plugin(write())
+    with pytest.raises(UsageError, match=r"'mine' is registered twice: .*mine\.py:5 and .*again\.py:5"):
+        plugins.load_plugin(write(file="again.py"))
+
+
+@pytest.fixture
+def installed(monkeypatch, tmp_path):
+    """A function that installs modules as entry points, for as long as a test runs."""
+
+    def install(**texts: str) -> None:
+        points = []
+        for name, text in texts.items():
+            (tmp_path / f"{name}.py").write_text(textwrap.dedent(text))
+            points.append(EntryPoint(name=name, value=name, group=plugins.GROUP))
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == "kdzoo.plugins" else [])
+        plugins._points.cache_clear()
+
+    yield install
+    plugins._points.cache_clear()
+
+
+def test_an_installed_package_brings_a_method(installed):
+    installed(one_package=MINE.format(name="installed", weight=1.0))
+    assert "installed" in DISTILLERS.names()
+    assert DISTILLERS.find("installed").__module__ == "one_package"
+
+
+def test_a_broken_package_is_named(installed):
+    installed(broken_package="import nosuchmodule")
+    for _ in range(2):
+        with pytest.raises(UsageError) as caught:
+            DISTILLERS.names()
+        assert "plug-in 'broken_package' of the installed package" in str(caught.value)
+        assert "No module named 'nosuchmodule'. Update or uninstall that package." in str(caught.value)
+
+
+def test_packages_are_imported_once(installed):
+    installed(counted_package="import builtins\nbuiltins.counted = getattr(builtins, 'counted', 0) + 1")
+    for registry in REGISTRIES:
+        registry.names()
+        registry.names()
+    import builtins
+
+    assert builtins.counted == 1
+    del builtins.counted
+
+
+def test_the_command_lists_a_plug_in(write, capsys):
+    assert cli.main(["list", "methods", "--plugin", str(write())]) == 0
+    assert "mine " in capsys.readouterr().out
+    assert cli.main(["list", "methods", "--plugin", "nosuch.py"]) == 2
+    assert capsys.readouterr().err.startswith("plug-in nosuch.py: must be a Python file")
+
+
+def test_a_member_under_a_plug_in_is_keyed_by_its_file(write, bench):
+    path = str(write())
+    command = bench.command("scratch,mine", "--plugin", path)
+    assert cli.main(command) == 0
+    [first] = bench.folder.glob("work/runs/*/*/0/mine-*")
+    assert len(bench.contents()["mine", 0][0]["settings"]["method"]["plug_in"]) == 64
+    write(weight="2.0")
+    assert cli.main(command) == 0
+    # Another file is another method; the first one's record stays, and scratch is not trained again.
+    [second] = set(bench.folder.glob("work/runs/*/*/0/mine-*")) - {first}
+    losses = [
+        json.loads((f / "record.json").read_text())["epochs"][0]["train"]["mine"] for f in (first, second)
+    ]
+    assert losses[0] != losses[1]
+    assert len(list(bench.folder.glob("work/runs/*/*/0/scratch-*"))) == 1

@@ -1,0 +1,124 @@
+"""`kdzoo new`: what it writes is whole, keeps the contract, and is what README shows."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdzoo import cli
+from kdzoo.registry import DATASETS, DISTILLERS, MODELS, SOURCES
+from kdzoo.scaffold import KINDS, rendered
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = [(r, dict(r.module_dict)) for r in (DISTILLERS, SOURCES, MODELS, DATASETS) if r.names()]
+    yield tmp_path
+    for registry, things in before:
+        registry.module_dict.clear()
+        registry.module_dict.update(things)
+
+
+def test_the_kinds_are_those_of_the_command_line():
+    assert tuple(KINDS) == cli.KINDS
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_files_and_what_to_do_with_them(kind, capsys):
+    assert cli.main(["new", kind, "my_own"]) == 0
+    said = capsys.readouterr().out
+    assert sorted(p.name for p in Path().iterdir()) == ["my_own.py", "test_my_own.py"]
+    assert "python -m pytest test_my_own.py" in said
+    assert "python -m kdzoo.bench --plugin my_own.py --methods scratch" in said
+    assert "my_own" in said.splitlines()[-1].split("--plugin my_own.py")[1]
+    if kind != "dataset":
+        assert "class MyOwn(" in Path("my_own.py").read_text()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_own_test_passes(kind):
+    """In a process of its own, as its user runs it; the texts alone are not enough."""
+    cli.main(["new", kind, "my_own"])
+    (Path() / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_own.py"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("kind", ["distiller", "source", "model", "dataset"])
+def test_the_command_that_it_names_trains(kind, capsys):
+    cli.main(["new", kind, "my_own"])
+    command = capsys.readouterr().out.splitlines()[-1].removeprefix("Train with it: python -m kdzoo.bench ")
+    words = command.replace("DIR", ".").split()
+    draw = np.random.default_rng(0)
+    for part, count in (("train", 60), ("test", 20)):
+        images = draw.integers(0, 256, (count, 32, 32, 1), np.uint8)
+        np.savez(f"{part}.npz", images=images, labels=np.arange(count) % 5)
+    small = [
+        "--epochs",
+        "1",
+        "--teacher-epochs",
+        "1",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+        "--teacher",
+        "resnet8",
+    ]
+    assert cli.main(["bench", *words, *small]) == 0
+    out = capsys.readouterr()
+    assert not out.err
+    assert "my_own" in out.out
+
+
+def test_nothing_is_overwritten(capsys):
+    cli.main(["new", "model", "my_own"])
+    Path("my_own.py").write_text("mine")
+    assert cli.main(["new", "model", "my_own"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    assert Path("my_own.py").read_text() == "mine"
+    assert cli.main(["new", "model", "my_own", "--output", "elsewhere"]) == 0
+    assert Path("elsewhere/my_own.py").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["distiller", "My-KD"], "the name must be small letters, digits and '_', as in my_kd, got 'My-KD'"),
+        (["distiller", "class"], "the name must be"),
+        (["distiller", "../evil"], "the name must be"),
+        (["distiller", "kd"], "there is a distiller 'kd' already. Choose another name."),
+        (["dataset", "digits"], "there is a data set 'digits' already"),
+        (["distillers", "x"], "invalid choice: 'distillers'"),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused(words, answer, capsys):
+    assert cli.main(["new", *words]) == 2
+    assert answer in capsys.readouterr().err
+    assert list(Path().iterdir()) == []
+
+
+def test_the_distiller_of_the_readme_is_the_one_that_is_written():
+    text = rendered("distiller", "embed")["embed.py"]
+    assert f"```python\n{text}```" in (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) < 30
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_written_is_tidy(kind):
+    ruff = shutil.which("ruff", path=str(Path(sys.executable).parent))
+    assert ruff, "ruff is part of the set-up for development"
+    cli.main(["new", kind, "my_own"])
+    rules = ["--isolated", "--line-length", "110"]
+    for words in (["check", "--select", "E,F,W,UP,B,SIM", *rules], ["format", "--check", *rules]):
+        run = subprocess.run([ruff, *words, "."], capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stdout + run.stderr
