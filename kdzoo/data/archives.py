@@ -131,16 +131,15 @@ class Zip:
                 yield f"{shown(name)} {fault}"
 
     def _place(self, member: zipfile.ZipInfo) -> None:
-        name = member.filename
-        if not name.startswith(self._prefix) or member.is_dir():
-            return
+        name = member.filename.rstrip("/")
         parts = name[len(self._prefix) :].split("/")
-        if any(part.startswith(".") or part in LITTER for part in parts):
+        if not name.startswith(self._prefix) or any(p.startswith(".") or p in LITTER for p in parts):
             return
-        for depth in range(1, len(parts)):
-            self._levels.setdefault("/".join(parts[: depth - 1]), (set(), []))[0].add(parts[depth - 1])
-            self._levels.setdefault("/".join(parts[:depth]), (set(), []))
-        self._levels["/".join(parts[:-1])][1].append(File("/".join(parts), member.file_size, member.CRC))
+        for depth, part in enumerate(parts if member.is_dir() else parts[:-1]):
+            self._levels["/".join(parts[:depth])][0].add(part)
+            self._levels.setdefault("/".join(parts[: depth + 1]), (set(), []))
+        if not member.is_dir():
+            self._levels["/".join(parts[:-1])][1].append(File("/".join(parts), member.file_size, member.CRC))
 
 
 class _Forward(io.RawIOBase):

@@ -112,10 +112,11 @@ def remarks(folders: dict[str, ClassFolders]) -> list[str]:
     told = []
     for split, found in folders.items():
         if found.left_out:
-            kinds = [f"{count:,} {shown(suffix)}" for suffix, count in found.left_out.most_common()]
+            suffixes = sorted(found.left_out, key=lambda suffix: (-found.left_out[suffix], suffix))
+            kinds = [f"{found.left_out[suffix]:,} {shown(suffix)}" for suffix in suffixes]
             told.append(f"{split}/ has files that are no images by their suffix, left out: {few(kinds)}.")
         if found.stray:
-            told.append(f"{split}/ has {found.stray:,} images outside of class folders, left out.")
+            told.append(f"{split}/ has images outside of class folders, left out: {found.stray:,}.")
     names = next(iter(folders.values())).classes
     folded = Counter(name.casefold() for name in names)
     alike = [shown(name) for name in names if folded[name.casefold()] > 1]

@@ -137,7 +137,7 @@ def list_images(tree: Tree, base: str) -> Listing:
     with problems:
         train = _in_folders(tree, join(base, "train"), wnids)
     with problems:
-        if _sorted_into_classes(tree, base):
+        if _sorted_into_classes(tree, base, wnids):
             # Their script may have left the empty folder behind.
             val, annotations = _in_folders(tree, join(base, "val"), wnids, {"images"}), None
         else:
@@ -177,9 +177,9 @@ def _in_folders(
     return found
 
 
-def _sorted_into_classes(tree: Tree, base: str) -> bool:
+def _sorted_into_classes(tree: Tree, base: str, wnids: Sequence[str]) -> bool:
     """Say whether somebody sorted the validation images into class folders, as many people do."""
-    sorted_ones = [name for name in tree.level(join(base, "val")).folders if name != "images"]
+    sorted_ones = set(tree.level(join(base, "val")).folders) & set(wnids)
     left = any(file.suffix in SUFFIXES for file in tree.level(join(base, "val/images")).files)
     if sorted_ones and left:
         raise UsageError(
@@ -260,7 +260,7 @@ def _warnings(classes: int, labels: Sequence[Labels], absent: int) -> tuple[str,
         f"{c.sum():,} {name} images ({c.min()}{f' to {c.max()}' if c.min() < c.max() else ''} a class)"
         for c, name in zip(counts, ("training", "validation"), strict=True)
     )
-    missing = f" {absent:,} annotated images are missing." if absent else ""
+    missing = f" Annotated, but not there: {absent:,}." if absent else ""
     return (
         f"This copy has {train} and {val} of {classes} classes; Tiny ImageNet has {TRAIN * CLASSES:,} "
         f"({TRAIN}) and {VAL * CLASSES:,} ({VAL}) of {CLASSES}.{missing}",

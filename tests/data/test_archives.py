@@ -50,7 +50,7 @@ def test_a_zip_is_a_tree(path: Path, base: str, kind: int) -> None:
         write_zip(path, {base + n: n.encode() for n in names} | {f"{base}empty/": b""}, compression=kind)
     )
     folders, files = tree.level()
-    assert (folders, [f.name for f in files]) == (["cats"], ["b.txt"])
+    assert (folders, [f.name for f in files]) == (["cats", "empty"], ["b.txt"])
     found = list(files_below(tree, "cats"))
     assert [f.name for f in found] == ["cats/1.png", "cats/2.png", "cats/deep/er/3.png"]
     assert tree.open(found[2]).read() == b"cats/deep/er/3.png"

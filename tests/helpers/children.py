@@ -67,9 +67,10 @@ class Events:
 
 def child(
     arguments: list[str], log: str, kill_at: int | None = None, checkpoint_seconds: float | None = None,
-    largest_file: int | None = None,
+    largest_file: int | None = None, environment: dict[str, str] | None = None,
 ) -> int:  # fmt: skip
     """Run a command; the number of its events is kept beside the log."""
+    os.environ.update(environment or {})
     events = Events(Path(log), kill_at)
     # Every moment at which a write can be cut off: before and after the bytes are on disk, and the rename.
     os.fsync, os.replace, os.unlink = (events.around(f) for f in (os.fsync, os.replace, os.unlink))

@@ -1,0 +1,78 @@
+"""Law 3 for decoded images: a kill, a full disk or a second process at any moment leaves nothing that is taken
+for whole, and the next start gives the same images."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tinyzoo import Bench
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def command(make_bench: Callable[..., Bench], tmp_path: Path) -> list[str]:
+    """A command that loads a folder of 40 images, and trains nothing."""
+    draw = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for number in range(10):
+                array = draw.integers(0, 256, (16, 20, 3), dtype=np.uint8)
+                Image.fromarray(array).save(folder / f"{number}.png")
+    bench = make_bench("data = dict(type='image_folder', size=16)\n")
+    return bench.command("scratch", "--dry-run", "--data-root", str(tmp_path / "images"))
+
+
+def kept(cache: Path) -> np.ndarray:
+    """Give the decoded images, and hold that nothing else lies about."""
+    [path] = cache.glob("decoded/*/*.npy")
+    assert sorted(p.name for p in path.parent.iterdir()) == [".lock", "images.npy", "index.json"]
+    return np.load(path)
+
+
+def start(children: Any, command: list[str], tmp_path: Path, cache: str, **options: Any) -> int:
+    environment = {"KDZOO_DATA": str(tmp_path / cache)}
+    return children.start(command, tmp_path / f"log-{cache}", environment=environment, **options)
+
+
+def test_a_kill_at_any_moment_leaves_nothing_that_is_taken_for_whole(
+    command: list[str], children: Any, tmp_path: Path
+) -> None:
+    assert children.wait(start(children, command, tmp_path, "undisturbed")) == 0
+    expected = kept(tmp_path / "undisturbed")
+    said = (tmp_path / "log-undisturbed.out").read_text()
+    assert "40 of 40 images were resized" in said
+    events = int((tmp_path / "log-undisturbed.events").read_text())
+    # Two files, each with three calls that have a moment before and one after.
+    assert events == 12
+    for event in range(1, events + 1):
+        assert children.wait(start(children, command, tmp_path, f"killed{event}", kill_at=event)) == -9
+        assert children.wait(start(children, command, tmp_path, f"killed{event}")) == 0
+        np.testing.assert_array_equal(kept(tmp_path / f"killed{event}"), expected)
+        assert (tmp_path / f"log-killed{event}.out").read_text() == said
+
+
+def test_processes_that_start_at_once_give_the_same_images(
+    command: list[str], children: Any, tmp_path: Path
+) -> None:
+    pids = [start(children, command, tmp_path, "shared") for _ in range(4)]
+    assert [children.wait(pid) for pid in pids] == [0] * 4
+    assert kept(tmp_path / "shared").shape == (40, 3, 16, 16)
+
+
+@pytest.mark.parametrize("largest", [100, 10_000])
+def test_a_full_disk_ends_in_one_line_that_names_the_variable(
+    command: list[str], children: Any, tmp_path: Path, largest: int
+) -> None:
+    assert children.wait(start(children, command, tmp_path, "full", largest_file=largest)) == 1
+    [line] = (tmp_path / "log-full.err").read_text().splitlines()
+    assert line.startswith(f"cannot write {tmp_path / 'full' / 'decoded'}")
+    assert "Make room there or set KDZOO_DATA to a folder elsewhere" in line
+    assert not list((tmp_path / "full").rglob("*.part"))
+    assert children.wait(start(children, command, tmp_path, "full")) == 0
+    assert len(kept(tmp_path / "full")) == 40
