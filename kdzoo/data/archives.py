@@ -7,6 +7,7 @@ import io
 import re
 import stat
 import tarfile
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -65,7 +66,7 @@ class Zip:
     """
 
     def __init__(self, who: str, path: Path, *, largest: int, base: str) -> None:
-        self._who, self._path, self._largest = who, path, largest
+        self._who, self._path, self._largest, self._lock = who, path, largest, threading.Lock()
         try:
             self._zip = zipfile.ZipFile(path)
         except DAMAGE as error:
@@ -97,7 +98,8 @@ class Zip:
             ValueError: it is damaged, or longer than the archive says.
         """
         try:
-            with self._zip.open(self._prefix + file.name) as member:
+            # zipfile counts its open members, and threads must not miscount.
+            with self._lock, self._zip.open(self._prefix + file.name) as member:
                 content = member.read(self._largest + 1)
         except DAMAGE as error:
             raise ValueError(f"its part of the archive is damaged: {error}") from error

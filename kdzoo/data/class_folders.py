@@ -44,13 +44,14 @@ def class_folders(who: str, tree: Tree, below: str, classes: Sequence[str] | Non
         classes: names of the folders that there must be; None takes what there is.
 
     Raises:
-        UsageError: there is no class folder; there are others than there must be; or some have no image.
+        UsageError: there are no two class folders; there are others than there must be; or some have no image.
     """
     folders, beside = tree.level(below)
-    if not folders:
+    if len(folders) < 2:
+        got = f"only {shown(folders[0])!r}" if folders else "none"
         raise UsageError(
-            f"{who}: {tree.told(below)} must have a folder for each class with its images, got none. Sort "
-            f"the images into folders."
+            f"{who}: {tree.told(below)} must have a folder for each class with its images, two or more, got "
+            f"{got}. Sort the images into such folders."
         )
     problems = Problems()
     with problems:
@@ -92,8 +93,9 @@ def same_classes(who: str, got: Sequence[str], expected: Sequence[str], where: s
     Raises:
         UsageError: some are missing or unexpected; they are named.
     """
-    missing = [shown(name) for name in expected if name not in set(got)]
-    extra = [shown(name) for name in got if name not in set(expected)]
+    there, wanted = set(got), set(expected)
+    missing = [shown(name) for name in expected if name not in there]
+    extra = [shown(name) for name in got if name not in wanted]
     if missing or extra:
         faults = [f"lacks {few(missing)}"] if missing else []
         faults += [f"has {few(extra)} beside them"] if extra else []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +20,7 @@ from kdzoo.data.mapped import Content, Source, kept
 from kdzoo.data.picture_files import Channels, PictureFiles
 from kdzoo.data.pictures import Fit, fitted
 from kdzoo.data.places import few, shown
-from kdzoo.data.trees import Folder
+from kdzoo.data.trees import File, Folder
 from kdzoo.registry import DATASETS
 
 WHO = "data set image_folder"
@@ -57,6 +59,56 @@ def image_folder(
     Raises:
         UsageError: folders, classes or images are missing, unreadable or not safe to read.
     """
+    listing, fitting = list_images(root), Fitting(size, channels, fit)
+    if stream:
+        return _streamed(listing, size, channels, fit)
+    train, test, files = listing.train, listing.test, listing.files
+
+    def make() -> Content:
+        shape = (1 if channels == "grey" else 3, size, size)
+        images = decoded(WHO, listing.tree, files, fitting)
+        told = partial(fitting.warnings, len(files))
+        return Content(listing.classes, train.labels, test.labels, shape, images, told)
+
+    source = Source("image_folder", listing.place, files, dict(size=size, channels=channels, fit=fit))
+    return kept(source, make, listing.warnings)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a folder, none of them opened.
+
+    Attributes:
+        place: the folder.
+        tree: opens its files.
+        classes: names, in plain text.
+        train: training images.
+        test: images to measure on.
+        warnings: what a reader of the results must know.
+    """
+
+    place: Path
+    tree: Folder
+    classes: tuple[str, ...]
+    train: ClassFolders
+    test: ClassFolders
+    warnings: tuple[str, ...]
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        """All training images and then all test images."""
+        return (*self.train.files, *self.test.files)
+
+
+def list_images(root: Path | None) -> Listing:
+    """List a folder's images and classes.
+
+    Args:
+        root: the folder that has train/ and test/.
+
+    Raises:
+        UsageError: folders, classes or images are missing, or links are not safe.
+    """
     if root is None:
         raise UsageError(f"{WHO}: name the folder that has train/ and test/ by --data-root.")
     place = Path(root).expanduser()
@@ -65,49 +117,31 @@ def image_folder(
     splits: dict[str, ClassFolders] = {}
     for split in ("train", tested):
         with problems:
-            splits[split] = class_folders(
-                WHO, tree, split, splits["train"].classes if "train" in splits else None
-            )
+            classes = splits["train"].classes if "train" in splits else None
+            splits[split] = class_folders(WHO, tree, split, classes)
     problems.raise_all()
-    classes = _names(splits["train"].classes)
-    train, test = splits["train"], splits[tested]
-    files = (*train.files, *test.files)
-    if stream:
-        remarked = (*warnings, *remarks(splits))
-        return _streamed(
-            place, classes, (train, test), size=size, channels=channels, fit=fit, warnings=remarked
-        )
-    fitting = Fitting(size, channels, fit)
-
-    def make() -> Content:
-        shape = (1 if channels == "grey" else 3, size, size)
-        images = decoded(WHO, tree, files, fitting)
-        return Content(
-            classes, train.labels, test.labels, shape, images, lambda: fitting.warnings(len(files))
-        )
-
-    source = Source("image_folder", place, files, dict(size=size, channels=channels, fit=fit))
-    return kept(source, make, (*warnings, *remarks(splits)))
+    names = _names(splits["train"].classes)
+    return Listing(place, tree, names, splits["train"], splits[tested], (*warnings, *remarks(splits)))
 
 
-def _streamed(
-    place: Path, classes: tuple[str, ...], splits: tuple[ClassFolders, ClassFolders], *, size: int,
-    channels: Channels, fit: Fit, warnings: tuple[str, ...],
-) -> Dataset:  # fmt: skip
+def _streamed(listing: Listing, size: int, channels: Channels, fit: Fit) -> Dataset:
     """Leave the pictures in their files; none of them is opened yet."""
     if fit != "crop":
         raise UsageError(f"{WHO}: streamed pictures are cut, not squashed. Leave fit or stream out.")
-    empty = [shown(place / file.name) for split in splits for file in split.files if not file.size]
+    empty = [listing.tree.told(file.name) for file in listing.files if not file.size]
     if empty:
         raise UsageError(f"{WHO}: empty files: {few(empty)}. Replace them or take them away.")
+    short_side = round(size * 8 / 7)
     train, test = (
         Split(
-            PictureFiles.of(place, s.files, channels=channels, size=size, short_side=round(size * 8 / 7)),
-            s.labels,
+            PictureFiles.of(
+                listing.place, part.files, channels=channels, size=size, short_side=short_side
+            ),
+            part.labels,
         )
-        for s in splits
+        for part in (listing.train, listing.test)
     )
-    return Dataset("image_folder", train, test, classes, warnings=warnings)
+    return Dataset("image_folder", train, test, listing.classes, warnings=listing.warnings)
 
 
 def labelled_pictures(

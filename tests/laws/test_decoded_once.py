@@ -1,5 +1,4 @@
-"""Law 3 for decoded images: a kill, a full disk or a second process leaves nothing that is taken for whole, and
-the next start gives the same images."""
+"""Law 3 for decoded images: a kill, a full disk, another process leave nothing that is taken for whole."""
 
 from collections.abc import Callable
 from pathlib import Path
