@@ -44,7 +44,8 @@ def class_folders(who: str, tree: Tree, below: str, classes: Sequence[str] | Non
         classes: names of the folders that there must be; None takes what there is.
 
     Raises:
-        UsageError: there are no two class folders; there are others than there must be; or some have no image.
+        UsageError: there are no two class folders, there are others than there must be, or some have no
+            image.
     """
     folders, beside = tree.level(below)
     if len(folders) < 2:

@@ -222,8 +222,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda r: (shutil.rmtree(r / "test"), (r / "test").mkdir()), "test must have a folder for each class"
     ),
     "one folder around all": (
-        lambda r: ((r / "train").rename(r / "x"), (r / "train").mkdir(), (r / "x").rename(r / "train/images")),
-        "two or more, got only 'images'.",
+        lambda r: ((r / "train").rename(r / "x"), (r / "train").mkdir(), (r / "x").rename(r / "train/x")),
+        "two or more, got only 'x'.",
     ),
     "empty class": (lambda r: empty(r / "train/cat"), "train has no image of cat. Put images there (.bmp, "),
     "empty test class": (lambda r: empty(r / "test/dog"), "test has no image of dog"),

@@ -55,7 +55,7 @@ MODES = {
     "16 bits, light": (sixteen(65_535), "PNG", (255, 255, 255), 255),
     "16 bits, dark": (sixteen(128), "PNG", (0, 0, 0), 0),
     "16 bits TIFF": (sixteen(40_000), "TIFF", (156, 156, 156), 156),
-    "16 bits PGM": (sixteen(40_000), "PPM", (156, 156, 156), 156),
+    "16 bits PGM": (uniform("I", 40_000), "PPM", (156, 156, 156), 156),
     "RGB": (uniform("RGB", 200, 100, 50), "PNG", (200, 100, 50), 124),
     "RGB BMP": (uniform("RGB", 200, 100, 50), "BMP", (200, 100, 50), 124),
     "RGB WebP": (uniform("RGB", 0, 0, 255), "WEBP", (0, 0, 255), 29),
