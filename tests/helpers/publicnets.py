@@ -40,7 +40,7 @@ class Checkpoint:
             if self.device != "meta":
                 drawn.uniform_(low, high, generator=self.generator)
             self.tensors[name] = drawn
-        return self.tensors[name].double()
+        return self.tensors[name] if self.device == "meta" else self.tensors[name].double()
 
     def conv(
         self,
@@ -262,5 +262,5 @@ NETWORKS: dict[str, Network] = {
 def listed(name: str, classes: int = 100, channels: int = 3, size: int = 32) -> dict[str, Tensor]:
     """Give the names of a public checkpoint with tensors that have shapes alone."""
     file = Checkpoint("meta")
-    NETWORKS[name](file, torch.empty(1, channels, size, size, device="meta", dtype=torch.float64), classes)
+    NETWORKS[name](file, torch.empty(1, channels, size, size, device="meta"), classes)
     return file.tensors

@@ -6,11 +6,10 @@ from torch import nn
 from kdzoo.checks import UsageError
 from kdzoo.models import build_model, count_parameters, output_shapes
 
-# Millions of parameters with 100 classes, as RepDistiller publishes them.
-MILLIONS = {8: 0.08, 14: 0.18, 20: 0.28, 32: 0.47, 44: 0.67, 56: 0.86, 110: 1.74}
+DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 
 
-@pytest.mark.parametrize("depth", MILLIONS)
+@pytest.mark.parametrize("depth", DEPTHS)
 def test_parameters_are_those_of_the_architecture_spelled_out(depth):
     total, inputs = 9 * 3 * 16 + 2 * 16, 16
     for width in (16, 32, 64):
@@ -20,12 +19,10 @@ def test_parameters_are_those_of_the_architecture_spelled_out(depth):
                 total += inputs * width + 2 * width
             inputs = width
     total += 64 * 100 + 100
-    parameters = count_parameters(build_model(f"resnet{depth}", num_classes=100, channels=3, size=32))
-    assert parameters == total
-    assert round(parameters / 1e6, 2) == MILLIONS[depth]
+    assert count_parameters(build_model(f"resnet{depth}", num_classes=100, channels=3, size=32)) == total
 
 
-@pytest.mark.parametrize("depth", MILLIONS)
+@pytest.mark.parametrize("depth", DEPTHS)
 def test_depth_counts_the_layers_on_the_longest_path(depth):
     network = build_model(f"resnet{depth}", num_classes=10, channels=3, size=32)
     layers = [n for n, m in network.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]

@@ -25,7 +25,8 @@ DEPTHS = {
     ],
 )
 def test_parameters_are_those_of_the_paper(name, num_classes, channels, size, expected):
-    network = build_model(name, num_classes=num_classes, channels=channels, size=size)
+    with torch.device("meta"):
+        network = build_model(name, num_classes=num_classes, channels=channels, size=size)
     assert count_parameters(network) == expected
 
 
@@ -43,7 +44,8 @@ def test_parameters_are_those_of_the_architecture_spelled_out(name):
                 total += inputs * width * expansion + 2 * width * expansion
             inputs = width * expansion
     total += inputs * 10 + 10
-    assert count_parameters(build_model(name, num_classes=10, channels=3, size=32)) == total
+    with torch.device("meta"):
+        assert count_parameters(build_model(name, num_classes=10, channels=3, size=32)) == total
 
 
 @pytest.mark.parametrize(
@@ -57,7 +59,8 @@ def test_flops_are_those_that_the_paper_facts_state(name, num_classes, channels,
 
 @pytest.mark.parametrize(("name", "expansion"), EXPANSIONS.items())
 def test_stages_halve_in_size_and_double_in_width(name, expansion):
-    shapes = output_shapes(build_model(name, num_classes=7, channels=3, size=32), 3, 32)
+    with torch.device("meta"):
+        shapes = output_shapes(build_model(name, num_classes=7, channels=3, size=32), 3, 32)
     expected = tuple((64 * 2**i * expansion, 32 // 2**i, 32 // 2**i) for i in range(4))
     assert shapes.stages == shapes.preactivations == expected
     assert shapes.embedding == (512 * expansion,)
@@ -79,7 +82,8 @@ def test_stages_halve_in_size_and_double_in_width(name, expansion):
     ],
 )
 def test_head_decides_what_is_left_of_the_last_map(size, head, embedding):
-    network = build_model("resnet18", num_classes=5, channels=3, size=size, options={"head": head})
+    with torch.device("meta"):
+        network = build_model("resnet18", num_classes=5, channels=3, size=size, options={"head": head})
     assert network.classifier.in_features == embedding
     assert output_shapes(network, 3, size).embedding == (embedding,)
 
