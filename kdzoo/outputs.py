@@ -23,7 +23,7 @@ class ModelOutput(NamedTuple):
         embedding: [N, D], the vector before the classifier.
         stages: [N, C, H, W] each, outputs of the residual (or conv) stages after their activation, fine to
             coarse.
-        preactivations: the same stages before their last activation.
+        preactivations: the same stages before their last activation; themselves where they end in none.
     """
 
     logits: Tensor

@@ -4,7 +4,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from tinyzoo import EPOCHS, STEPS, Bench
 
 from kdzoo import cli
@@ -170,12 +173,31 @@ def test_adamw_and_cosine_by_options_of_the_config(bench: Bench) -> None:
         assert record["settings"]["batch_size"] == 20
 
 
-def test_teacher_of_the_users_own(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def under_public_names(weights: Path) -> dict[str, Any]:
+    """As RepDistiller saves a thin ResNet: its names, the state of the optimizer, numpy's learning rate."""
+    renamed = {}
+    for name, tensor in load_file(weights).items():
+        name = re.sub(r"^stages\.(\d)", lambda found: f"layer{int(found[1]) + 1}", name)
+        for ours, theirs in (
+            ("stem.0", "conv1"), ("stem.1", "bn1"), ("main.0", "conv1"), ("main.1", "bn1"),
+            ("main.3", "conv2"), ("main.4", "bn2"), ("shortcut", "downsample"), ("classifier", "fc"),
+        ):  # fmt: skip
+            name = name.replace(ours, theirs)
+        renamed[name] = tensor
+    rate = {"lr": np.float64(5e-5), "params": [0]}
+    return {"epoch": 240, "model": renamed, "best_acc": 79.4, "optimizer": {"param_groups": [rate]}}
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_teacher_of_the_users_own(bench: Bench, capsys: pytest.CaptureFixture[str], suffix: str) -> None:
     """A teacher's own weights, given as a checkpoint, teach the same; the record says whose they are."""
     bench.run("kd", work="trained")
     [weights] = (bench.folder / "trained").glob("artifacts/teacher*/weights.safetensors")
-    given = bench.folder / "mine.safetensors"
-    given.write_bytes(weights.read_bytes())
+    given = bench.folder / f"mine.{suffix}"
+    if suffix == "pth":
+        torch.save(under_public_names(weights), given)
+    else:
+        given.write_bytes(weights.read_bytes())
     assert cli.main(bench.command("kd,scratch", "--teacher-checkpoint", str(given))) == 0
     said = capsys.readouterr().out
     assert said.index(f"(read from {given})") < said.index("tiny, seed 0: ")

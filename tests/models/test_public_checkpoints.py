@@ -20,8 +20,8 @@ from kdzoo.training.artifacts import fitting_weights
 FAMILIES = sorted(publicnets.NETWORKS)
 # The smallest of each family and of each kind of block.
 COMPARED = (
-    "resnet8x4", "resnet14", "resnet18", "wrn_16_1", "wrn_16_2", "vgg8", "vgg11", "mobilenetv2", "shufflenetv1",
-    "shufflenetv2",
+    "resnet8x4", "resnet14", "resnet18", "wrn_16_1", "wrn_16_2", "vgg8", "vgg11", "mobilenetv2",
+    "shufflenetv1", "shufflenetv2",
 )  # fmt: skip
 
 
