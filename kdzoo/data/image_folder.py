@@ -134,9 +134,7 @@ def _streamed(listing: Listing, size: int, channels: Channels, fit: Fit) -> Data
     short_side = round(size * 8 / 7)
     train, test = (
         Split(
-            PictureFiles.of(
-                listing.place, part.files, channels=channels, size=size, short_side=short_side
-            ),
+            PictureFiles.of(listing.place, part.files, channels=channels, size=size, short_side=short_side),
             part.labels,
         )
         for part in (listing.train, listing.test)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,8 @@ class NetworkPair(NamedTuple):
     images: Tensor
 
 
-class Transformer(nn.Module):
-    """A small timm vision transformer: logits and an embedding, but no stages of [N, C, H, W].
+class NoStages(nn.Module):
+    """A network without maps: logits and an embedding.
 
     Args:
         num_classes: classes K.
@@ -39,16 +39,13 @@ class Transformer(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        import timm
-
-        self.network: Any = timm.create_model(
-            "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, in_chans=3, num_classes=num_classes
-        )
+        self.body = nn.Linear(3 * 32 * 32, 24)
+        self.classifier = nn.Linear(24, num_classes)
 
     def forward(self, images: Tensor) -> ModelOutput:
         """Give logits and embedding of [N, 3, 32, 32] images."""
-        embedding = self.network.forward_head(self.network.forward_features(images), pre_logits=True)
-        return ModelOutput(self.network.head(embedding), embedding)
+        embedding = self.body(images.flatten(1)).relu()
+        return ModelOutput(self.classifier(embedding), embedding)
 
 
 class LogitsAlone(nn.Module):
@@ -82,7 +79,11 @@ def network_pairs() -> tuple[NetworkPair, ...]:
             name: build_model(name, num_classes=classes, channels=3, size=32)
             for name in ("lenet5", "resnet18", "resnet50")
         }
-        built |= {"a timm transformer": Transformer(classes), "logits alone": LogitsAlone(classes)}
+        # Its stages all have one size.
+        built["a timm transformer"] = build_model(
+            "timm:vit_tiny_patch16_224", num_classes=classes, channels=3, size=32
+        )
+        built |= {"no stages": NoStages(classes), "logits alone": LogitsAlone(classes)}
         images = torch.randn(3, 3, 32, 32)
     names = [
         ("lenet5", "resnet18"),
@@ -90,6 +91,8 @@ def network_pairs() -> tuple[NetworkPair, ...]:
         ("resnet18", "lenet5"),
         ("lenet5", "a timm transformer"),
         ("a timm transformer", "resnet18"),
+        ("lenet5", "no stages"),
+        ("no stages", "resnet18"),
         ("logits alone", "logits alone"),
     ]
     return tuple(NetworkPair(f"{s} under {t}", built[s], built[t], images) for s, t in names)
