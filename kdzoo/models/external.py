@@ -1,8 +1,8 @@
 """What networks from elsewhere share: a wrapper that returns a `ModelOutput`, by hooks.
 
-Hooks are put on when a forward pass begins and taken off when it ends, so nothing that they saw outlives it,
-copies of a network carry none, and the bare network stays as its library made it. torch.compile follows them
-without a graph break.
+Hooks note tensors only while the wrapper runs, so nothing outlives a forward pass, and the bare network can
+be used alone. They are objects on the modules, so a copy of a network has its own, and torch.compile follows
+them without a graph break. A wrapper runs one pass at a time.
 """
 
 from __future__ import annotations
@@ -31,6 +31,26 @@ class Tap(NamedTuple):
     copied: bool
 
 
+class _Notes:
+    """What the hooks of one network see while it runs: tensors by "in" or "out" and the module's name."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, Tensor] | None = None
+
+
+class _Hook:
+    """Notes the first tensor that a module is given, or gives, while its network runs."""
+
+    def __init__(self, notes: _Notes, what: str, name: str, copied: bool = False) -> None:
+        self._notes, self._what, self._name, self._copied = notes, what, name, copied
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if self._notes.seen is None:
+            return
+        tensor = tensor_in((args, kwargs) if self._what == "in" else output)
+        self._notes.seen[f"{self._what} {self._name}"] = tensor.clone() if self._copied else tensor
+
+
 class External(nn.Module):
     """A network from elsewhere, with hooks for what it does not return.
 
@@ -53,6 +73,32 @@ class External(nn.Module):
         self.embedding: str | None = None
         self.linear = False
         self.taps: tuple[Tap, ...] | None = None
+        self._notes = _Notes()
+
+    def hook_up(
+        self,
+        heads: Sequence[str] = (),
+        *,
+        linear: bool = False,
+        embedding: str | None = None,
+        taps: Sequence[Tap] | None = None,
+    ) -> None:
+        """Put the hooks on the bare network, once.
+
+        Args:
+            heads: as the attribute.
+            linear: the same.
+            embedding: the same.
+            taps: the same.
+        """
+        self.heads, self.linear, self.embedding = tuple(heads), linear, embedding
+        self.taps = None if taps is None else tuple(taps)
+        hooks = [_Hook(self._notes, "in", name) for name in self.heads]
+        copied = {tap.name: tap.copied for tap in self.taps or ()}
+        outputs = dict.fromkeys([*copied, *([embedding] if embedding else [])])
+        hooks += [_Hook(self._notes, "out", name, copied.get(name, False)) for name in outputs]
+        for name, hook in zip([*self.heads, *outputs], hooks, strict=True):
+            self.network.get_submodule(name).register_forward_hook(hook, with_kwargs=True)
 
     @property
     def classifier(self) -> nn.Linear:
@@ -63,32 +109,20 @@ class External(nn.Module):
 
     def forward(self, images: Tensor) -> ModelOutput:
         """Classify [N, C, H, W] images; preactivations are unknown, and stages where none were found."""
-        heads: dict[str, Tensor] = {}
-        outputs: dict[str, Tensor] = {}
-        copied = {tap.name for tap in self.taps or () if tap.copied}
-        wanted = [tap.name for tap in self.taps or ()] + ([self.embedding] if self.embedding else [])
-        handles = [
-            self.network.get_submodule(n).register_forward_hook(_keep_input(heads, n), with_kwargs=True)
-            for n in self.heads
-        ]
-        handles += [
-            self.network.get_submodule(n).register_forward_hook(_keep_output(outputs, n, n in copied))
-            for n in dict.fromkeys(wanted)
-        ]
+        seen = self._notes.seen = {}
         try:
             output = self.run(images)
         finally:
-            for handle in handles:
-                handle.remove()
-        plain = images.is_contiguous()
+            self._notes.seen = None
         embedding, stages = output.embedding, output.stages
         if embedding is None and self.embedding:
-            embedding = as_vectors([outputs[self.embedding]])
+            embedding = as_vectors([seen[f"out {self.embedding}"]])
         elif embedding is None and self.heads:
-            embedding = as_vectors([heads[n] for n in self.heads])
+            embedding = as_vectors([seen[f"in {name}"] for name in self.heads])
         if stages is None and self.taps is not None:
-            stages = tuple(_nchw(outputs[tap.name], tap.nhwc) for tap in self.taps)
-        if stages is not None and plain:
+            maps = [(seen[f"out {tap.name}"], tap.nhwc) for tap in self.taps]
+            stages = tuple(stage.permute(0, 3, 1, 2) if nhwc else stage for stage, nhwc in maps)
+        if stages is not None and images.is_contiguous():
             stages = tuple(stage.contiguous() for stage in stages)
         return output._replace(embedding=embedding, stages=stages)
 
@@ -109,20 +143,6 @@ def bare_network(network: nn.Module) -> nn.Module:
         network: as `build_model` makes it; the zoo's own are given back themselves.
     """
     return network.network if isinstance(network, External) else network
-
-
-def _keep_input(kept: dict[str, Tensor], name: str) -> Callable[..., None]:
-    def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        kept[name] = tensor_in((args, kwargs))
-
-    return hook
-
-
-def _keep_output(kept: dict[str, Tensor], name: str, copied: bool) -> Callable[..., None]:
-    def hook(module: nn.Module, args: Any, output: Any) -> None:
-        kept[name] = tensor_in(output).clone() if copied else tensor_in(output)
-
-    return hook
 
 
 def tensor_in(thing: Any) -> Any:
@@ -173,10 +193,6 @@ def logits_in(returned: Any) -> Tensor:
             f"{type(found).__name__}"
         )
     return found
-
-
-def _nchw(stage: Tensor, nhwc: bool) -> Tensor:
-    return stage.permute(0, 3, 1, 2) if nhwc else stage
 
 
 def told(who: str, what: str, error: BaseException) -> UsageError:

@@ -144,11 +144,12 @@ class TimmNetwork(External):
             for watch in watches:
                 watch.remove()
         check_logits(who, logits, num_classes)
-        self.heads = tuple(ends)
-        if len(ends) == 1 and isinstance(heads[self.heads[0]], nn.Linear):
-            vectors, made = ends[self.heads[0]]
-            # The very tensor: what is scaled or averaged afterwards is no linear function any more.
-            self.linear = vectors.ndim == 2 and made is logits
+        # The very tensor: what is scaled or averaged afterwards is no linear function any more.
+        linear = [
+            isinstance(heads[name], nn.Linear) and given.ndim == 2 and made is logits
+            for name, (given, made) in ends.items()
+        ]
+        self.hook_up(tuple(ends), linear=linear == [True])
 
     def _first_pass(self, image: Tensor) -> Tensor:
         network: Any = self.network

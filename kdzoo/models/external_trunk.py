@@ -219,26 +219,32 @@ def hooked(
         if classifier != AUTO:
             raise UsageError(f"{who}: classifier and embedding are both given. Give one of them.")
         _named(who, root, "embedding", embedding)
-        external.embedding = embedding
-    elif head is not None:
-        external.heads = (head.name,)
+    taps = _taps(who, root, head, stages)
+    if embedding != AUTO or head is None:
+        external.hook_up(embedding=None if embedding == AUTO else embedding, taps=taps)
+    else:
         vectors = head.taken is not None and head.taken.ndim == 2
         # The very tensor: what is scaled or averaged afterwards is no linear function any more.
-        external.linear = isinstance(head.module, nn.Linear) and vectors and head.given is logits
-    found = find_stages(root, head)
-    if stages not in (AUTO, NONE):
-        names = [name.strip() for name in stages.split(",")]
-        found = _fine_to_coarse(who, [_named(who, root, "stages", name) for name in names])
-    if found is not None and stages != NONE:
-        nhwc = any(_is_nhwc(call.given) for call in found if call.given is not None)
-        external.taps = tuple(Tap(c.name, nhwc and _may_be_nhwc(c), c.written) for c in found)
+        linear = isinstance(head.module, nn.Linear) and vectors and head.given is logits
+        external.hook_up([head.name], linear=linear, taps=taps)
     return external
 
 
-def _may_be_nhwc(call: Call) -> bool:
-    """Say whether a map has its channels last if others of its network have: one with as many channels as
-    rows looks like both."""
-    return call.given is not None and call.given.shape[1] == call.given.shape[2]
+def _taps(who: str, root: Call, head: Call | None, stages: str) -> list[Tap] | None:
+    """Choose the stages that an option says."""
+    found = find_stages(root, head) if stages == AUTO else None
+    if stages not in (AUTO, NONE):
+        names = [name.strip() for name in stages.split(",")]
+        found = _fine_to_coarse(who, [_named(who, root, "stages", name) for name in names])
+    if found is None:
+        return None
+    maps = [call.given for call in found if call.given is not None]
+    # A map with as many channels as rows looks like both, so the others tell.
+    nhwc = any(_is_nhwc(stage) for stage in maps)
+    return [
+        Tap(call.name, nhwc and stage.shape[1] == stage.shape[2], call.written)
+        for call, stage in zip(found, maps, strict=True)
+    ]
 
 
 def _named(who: str, root: Call, option: str, name: str) -> Call:

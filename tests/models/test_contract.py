@@ -21,7 +21,9 @@ CHANNELS, CLASSES = 3, 10
 # Small enough for the deepest networks to be quick; LeNet-5 takes no other.
 SIZE = {"lenet5": 32}
 # Families of networks from elsewhere are held to it in a file of their own.
-NAMES = [n for n in MODELS.names() if not (isinstance(MODELS.find(n), type) and issubclass(MODELS.find(n), Family))]
+NAMES = [
+    n for n in MODELS.names() if not (isinstance(MODELS.find(n), type) and issubclass(MODELS.find(n), Family))
+]
 # Whose blocks end without an activation, so that a stage is its own preactivation.
 LINEAR = {name: name == "mobilenetv2" for name in NAMES}
 
