@@ -7,25 +7,21 @@ import typing
 
 import pytest
 import torch
+from ownmodels import OWN
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import kdzoo
 from kdzoo.methods import TABLE8
 from kdzoo.models import build_model, count_parameters, flops, output_shapes
-from kdzoo.models.base import Family
 from kdzoo.outputs import ModelOutput, shapes_of
 from kdzoo.registry import MODELS
 
 CHANNELS, CLASSES = 3, 10
 # Small enough for the deepest networks to be quick; LeNet-5 takes no other.
 SIZE = {"lenet5": 32}
-# Families of networks from elsewhere are held to it in a file of their own.
-NAMES = [
-    n for n in MODELS.names() if not (isinstance(MODELS.find(n), type) and issubclass(MODELS.find(n), Family))
-]
 # Whose blocks end without an activation, so that a stage is its own preactivation.
-LINEAR = {name: name == "mobilenetv2" for name in NAMES}
+LINEAR = {name: name == "mobilenetv2" for name in OWN}
 
 
 def class_of(name: str) -> type:
@@ -39,8 +35,8 @@ def depth(name: str) -> list[int]:
 
 # One of each class, the least deep: for what depends on its code alone and is slow in deep networks.
 ONE_OF_EACH = [
-    min((name for name in NAMES if class_of(name) is cls), key=depth)
-    for cls in dict.fromkeys(class_of(name) for name in NAMES)
+    min((name for name in OWN if class_of(name) is cls), key=depth)
+    for cls in dict.fromkeys(class_of(name) for name in OWN)
 ]
 
 
@@ -65,7 +61,7 @@ def bits_equal(one: ModelOutput, other: ModelOutput) -> bool:
     return all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True))
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=OWN)
 def network(request: pytest.FixtureRequest) -> nn.Module:
     """In evaluation mode; not to be changed."""
     return build(request.param).eval()

@@ -9,12 +9,12 @@ import numpy as np
 import publicnets
 import pytest
 import torch
+from ownmodels import OWN
 from torch import nn
 
 from kdzoo.checks import UsageError
 from kdzoo.models import build_model, count_parameters
 from kdzoo.models.base import _spelled, names_in_file
-from kdzoo.registry import MODELS
 from kdzoo.training.artifacts import fitting_weights
 
 FAMILIES = sorted(publicnets.NETWORKS)
@@ -104,7 +104,7 @@ def test_every_tensor_has_its_public_name_and_shape(name):
 
 
 def test_every_classifier_for_small_images_has_a_public_twin():
-    assert set(MODELS.names()) - set(FAMILIES) == {"autoencoder", "lenet5"}
+    assert set(OWN) - set(FAMILIES) == {"autoencoder", "lenet5"}
 
 
 @pytest.mark.parametrize("name", ["resnet8x4", "resnet20", "resnet18", "resnet50"])
@@ -118,7 +118,7 @@ def test_residual_networks_are_known_under_both_names_of_their_parts(name, downs
     assert set(names_in_file(for_names(name), file.tensors).values()) == set(file.tensors)
 
 
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("name", OWN)
 def test_our_own_names_come_first_and_no_two_tensors_share_a_public_one(name):
     network = for_names(name)
     own = list(network.state_dict())
