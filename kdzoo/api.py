@@ -15,6 +15,7 @@ from kdzoo import distillers
 from kdzoo.checks import Interval, KdzooError, Problems, UsageError, usage
 from kdzoo.data import Dataset
 from kdzoo.data.arrays import as_dataset
+from kdzoo.data.progress import Display, Terminal, shown_by
 from kdzoo.distillers import Distiller
 from kdzoo.models.base import outputs_of
 from kdzoo.outputs import Batch, Setting, shapes_of
@@ -159,7 +160,9 @@ def run(
         StorageError: something could not be written; the last good state is kept.
     """
     reporter = choose_reporter() if progress else Reporter()
-    return execute(plan(**options), threads=threads, workers=workers, reporter=reporter)
+    with shown_by(Terminal() if progress else Display()):
+        planned = plan(**options)
+    return execute(planned, threads=threads, workers=workers, reporter=reporter)
 
 
 def execute(

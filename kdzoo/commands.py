@@ -19,6 +19,7 @@ OK, FAULT, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 def bench(options: argparse.Namespace, given: list[str]) -> int:
     """Plan, train and show."""
     from kdzoo.api import DEFAULT_METHODS, execute, plan
+    from kdzoo.data.progress import Terminal, shown_by
     from kdzoo.files import write_atomic
     from kdzoo.results.leaderboard import leaderboard
     from kdzoo.results.store import read_records
@@ -27,14 +28,16 @@ def bench(options: argparse.Namespace, given: list[str]) -> int:
     from kdzoo.training.runtime import runtime
 
     _load_plugins(options)
-    planned = plan(
-        benchmark=options.benchmark, methods=options.methods or DEFAULT_METHODS, seeds=options.seeds,
-        epochs=options.epochs, teacher_epochs=options.teacher_epochs, cae_epochs=options.cae_epochs,
-        val_fraction=options.val_fraction, data_root=options.data_root, work_dir=options.work_dir,
-        device=options.device, precision=options.precision, teacher_checkpoint=options.teacher_checkpoint,
-        cfg_options=parse_cfg_options(options.cfg_options), student=options.student,
-        teacher=options.teacher, data=options.data,
-    )  # fmt: skip
+    with shown_by(Terminal()):
+        planned = plan(
+            benchmark=options.benchmark, methods=options.methods or DEFAULT_METHODS, seeds=options.seeds,
+            epochs=options.epochs, teacher_epochs=options.teacher_epochs, cae_epochs=options.cae_epochs,
+            val_fraction=options.val_fraction, data_root=options.data_root, work_dir=options.work_dir,
+            device=options.device, precision=options.precision,
+            teacher_checkpoint=options.teacher_checkpoint,
+            cfg_options=parse_cfg_options(options.cfg_options), student=options.student,
+            teacher=options.teacher, data=options.data,
+        )  # fmt: skip
     with runtime(planned.device, options.threads):
         if options.dry_run:
             print(describe(planned))
@@ -216,6 +219,7 @@ def predict(options: argparse.Namespace, given: list[str]) -> int:
 
 def evaluate(options: argparse.Namespace, given: list[str]) -> int:
     """Measure a trained student again, beside what its record says."""
+    from kdzoo.data.progress import Terminal, shown_by
     from kdzoo.students import load_student
     from kdzoo.students.evaluate import evaluate_student
     from kdzoo.training.plan import choose_device
@@ -223,7 +227,7 @@ def evaluate(options: argparse.Namespace, given: list[str]) -> int:
 
     _load_plugins(options)
     device = choose_device(options.device)
-    with runtime(device, options.threads):
+    with runtime(device, options.threads), shown_by(Terminal()):
         student = load_student(options.run_name, work_dir=options.work_dir, device=device)
         print(evaluate_student(student, folder=options.folder, data_root=options.data_root))
     return OK

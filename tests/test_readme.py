@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -66,7 +67,7 @@ def block_with(words: str) -> str:
 
 
 def test_every_python_block_is_run_by_a_test_below() -> None:
-    assert len(blocks("python")) == 5
+    assert len(blocks("python")) == 6
 
 
 def test_benchmark_from_python(small_runs: None) -> None:
@@ -101,16 +102,27 @@ def test_pure_loss() -> None:
     torch.testing.assert_close(names["loss"], torch.tensor(0.0), atol=1e-5, rtol=0)
 
 
-def test_method_of_ones_own(
-    small_runs: None, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "embed.py").write_text(block_with("class Embed"))
-    monkeypatch.syspath_prepend(tmp_path)
+def test_arrays_of_ones_own(small_runs: None) -> None:
+    draw = np.random.default_rng(0)
+    names: dict[str, Any] = {}
+    for part, count in (("train", 40), ("test", 10)):
+        names[f"{part}_images"] = draw.integers(0, 256, (count, 32, 32, 3), np.uint8)
+        names[f"{part}_labels"] = np.arange(count) % 2
+    exec(block_with("kdzoo.from_arrays"), names)
+    assert [r.method for r in names["results"].records] == ["scratch", "kd"]
+    assert names["results"].records[0].settings["student"]["name"] == "resnet8"
+
+
+def test_method_of_ones_own(small_runs: None, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text = block_with("class Embed")
+    assert len(text.splitlines()) < 30
+    (tmp_path / "embed.py").write_text(text)
+    path = list(sys.path)
     try:
-        exec(block_with("import embed"), {})
+        exec(block_with("kdzoo.load_plugin"), {})
     finally:
         DISTILLERS._module_dict.pop("embed", None)
-        sys.modules.pop("embed", None)
+        sys.path[:] = path
     shown = capsys.readouterr().out
     assert re.search(r"^embed +\d", shown, re.MULTILINE)
     assert re.search(r"^embed:weight=10 +\d", shown, re.MULTILINE)
