@@ -28,6 +28,16 @@ CATALOGUES = {"distillers", "sources", "models"}
 ALLOWED = {("sources", "kdzoo.data.order")}
 # A control leaves one step of ReffAKD out, so it is made of the others.
 CONTROLS = ("kdzoo.sources.controls", "kdzoo.sources.reffakd")
+# Networks from elsewhere share a wrapper, and those without an interface of their own a finder of stages.
+WRAPPED = {
+    ("kdzoo.models.external_timm", "kdzoo.models.external"),
+    ("kdzoo.models.external_trunk", "kdzoo.models.external"),
+    *(
+        (f"kdzoo.models.external_{family}", f"kdzoo.models.{shared}")
+        for family in ("torchvision", "module")
+        for shared in ("external", "external_trunk")
+    ),
+}
 
 
 def place(module: str) -> str:
@@ -79,7 +89,8 @@ def test_file_imports_only_lower_floors_and_its_own_folder(path: Path) -> None:
         if (own, module) in ALLOWED or (module == "kdzoo.data" and (own, "kdzoo.data.order") in ALLOWED):
             continue
         if theirs == own and path.parent != PACKAGE:
-            shared = module in (f"kdzoo.{own}", f"kdzoo.{own}.base") or (name_of(path), module) == CONTROLS
+            edge = (name_of(path), module)
+            shared = module in (f"kdzoo.{own}", f"kdzoo.{own}.base") or edge in {CONTROLS, *WRAPPED}
             assert shared or own not in CATALOGUES, f"{name_of(path)} imports {module}, a file beside it"
             continue
         # The files of the top floor and of the ground work together.

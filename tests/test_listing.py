@@ -8,6 +8,7 @@ from kdzoo.methods import groups
 from kdzoo.registry import DATASETS, DISTILLERS, MODELS, SOURCES
 from kdzoo.training.benchmark import benchmark_names, describe_benchmark
 
+FAMILIES = {"timm", "torchvision", "module"}
 PAGES = {"methods": DISTILLERS, "sources": SOURCES, "models": MODELS, "datasets": DATASETS}
 
 
@@ -16,7 +17,8 @@ def test_pages_name_everything_registered_with_its_first_line(what):
     lines = listing(what, verbose=False).splitlines()
     for name in PAGES[what].names():
         first = PAGES[what].find(name).__doc__.splitlines()[0]
-        assert any(line.split()[:1] == [name] and first in line for line in lines), name
+        shown = f"{name}:NAME" if name in FAMILIES else name
+        assert any(line.split()[:1] == [shown] and first in line for line in lines), name
 
 
 @pytest.mark.parametrize("what", PAGES)
@@ -24,6 +26,8 @@ def test_verbose_pages_have_papers_and_every_option(what):
     page = listing(what, verbose=True)
     for name in PAGES[what].names():
         thing = PAGES[what].find(name)
+        if name in FAMILIES:
+            thing, name = thing.build, f"{name}:NAME"
         own = page.split(f"\n\n{name}: ")[-1] if f"\n\n{name}: " in page else page
         own = own.split("\n\n")[0]
         assert getattr(thing, "paper", "").split(",")[0] in own
@@ -59,6 +63,17 @@ def test_pages_say_what_must_be_given_and_what_a_source_builds_and_follows():
     assert "kind     required; 'scores' or 'probabilities'" in own["file"]
     assert "builds     autoencoder" in own["random_cae"]
     assert "follows    reffakd, in what a benchmark sets for it" in own["permuted"]
+
+
+def test_families_say_how_many_networks_they_bring_and_what_lists_them():
+    page = listing("models", verbose=False)
+    counts = {name: len(MODELS.find(name).members()) for name in FAMILIES if MODELS.find(name).members()}
+    assert counts["timm"] > 1000
+    assert counts["torchvision"] >= 80
+    for name, count in counts.items():
+        assert re.search(rf"^{name}:NAME .* \({count:,} networks\)$", page, re.MULTILINE)
+    assert "networks)" not in page.split("module:NAME", 1)[1].split("\n")[0]
+    assert "names       timm.list_models()" in listing("models", verbose=True)
 
 
 def test_methods_show_what_group_words_expand_to():

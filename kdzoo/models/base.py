@@ -249,20 +249,23 @@ def flops(network: nn.Module, channels: int, size: int) -> int:
         channels: channels of its input images.
         size: height and width of its input images in pixels.
     """
-    training = network.training
     parameter = next(network.parameters())
     image = torch.zeros(1, channels, size, size, device=parameter.device, dtype=parameter.dtype)
+    answer = _Answer(network)
+    fused = torch.backends.mha.get_fastpath_enabled()
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        # As one operation torch's own attention hides its products.
+        torch.backends.mha.set_fastpath_enabled(False)
+        with warnings.catch_warnings(), evaluating(answer):
             warnings.simplefilter("ignore")  # fvcore uses parts of torch.jit that torch calls deprecated.
             from fvcore.nn import FlopCountAnalysis
 
-            analysis = FlopCountAnalysis(_Answer(network).eval(), image)
+            analysis = FlopCountAnalysis(answer, image)
             analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_products)
             analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
             return int(analysis.total())
     finally:
-        network.train(training)
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 Spelling = tuple[tuple[str, str], ...]

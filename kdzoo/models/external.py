@@ -61,6 +61,7 @@ class External(nn.Module):
         network: the bare network; its `state_dict()` has the names of its library.
         heads: names of the modules whose inputs, side by side, are the embedding.
         embedding: name of the module whose output is the embedding instead.
+        arguments: with which its library makes it alike.
         linear: whether the only head is a linear layer that makes the logits of the embedding.
         taps: modules whose outputs are the stages, fine to coarse; None where there are none.
     """
@@ -69,6 +70,7 @@ class External(nn.Module):
         super().__init__()
         self.network = network
         # Names, not modules: a second reference would double the tensors in `state_dict()`.
+        self.arguments: dict[str, Any] = {}
         self.heads: tuple[str, ...] = ()
         self.embedding: str | None = None
         self.linear = False
@@ -195,17 +197,18 @@ def logits_in(returned: Any) -> Tensor:
     return found
 
 
-def told(who: str, what: str, error: BaseException) -> UsageError:
+def told(who: str, what: str, error: BaseException, do: str = "") -> UsageError:
     """Tell an exception of code from elsewhere in one line.
 
     Args:
         who: the model, for the message.
         what: what it could not do: "it cannot be built for 32x32 images".
         error: what was raised.
+        do: what to do.
     """
     lines = str(error).strip().splitlines()
     reason = f"{type(error).__name__}: {lines[0][:300].rstrip('.')}" if lines else type(error).__name__
-    return UsageError(f"{who}: {what}: {reason}.")
+    return UsageError(f"{who}: {what}: {reason}.{do and f' {do}'}")
 
 
 def where_possible(make: Callable[[bool], External]) -> External:
@@ -219,7 +222,10 @@ def where_possible(make: Callable[[bool], External]) -> External:
         return make(True)
     try:
         return make(False)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, UsageError) and error.__cause__ is None:
+            # What we refuse ourselves, the CPU does not mend.
+            raise
         # Planning draws nothing that is seen.
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             return make(False)
@@ -251,5 +257,6 @@ def check_logits(who: str, logits: Tensor, num_classes: int, do: str = "") -> No
     """
     if logits.shape != (1, num_classes):
         raise UsageError(
-            f"{who}: its logits must be [N, {num_classes}], got {tuple(logits.shape)} for one image.{do}"
+            f"{who}: its logits must be [N, {num_classes}], got {tuple(logits.shape)} for one image."
+            f"{do and f' {do}'}"
         )

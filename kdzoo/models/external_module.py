@@ -97,7 +97,7 @@ class Module(Family):
                 raise UsageError(f"{self.who}: must give a torch.nn.Module, got {type(network).__name__}.")
             return hooked(
                 self.who, network, num_classes, channels, size, stages=stages, classifier=classifier,
-                embedding=embedding, do=" Let it take num_classes, or give it what it takes in arguments.",
+                embedding=embedding, do="Let it take num_classes, or give it what it takes in arguments.",
             )  # fmt: skip
 
         return where_possible(make)
@@ -140,7 +140,8 @@ def _arguments(who: str, text: str) -> dict[str, Any]:
     """Read name=value, ...; values are Python literals, and words are texts."""
     try:
         call = ast.parse(f"f({text})", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
+        plain = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
+        if not (isinstance(call, ast.Call) and plain and all(k.arg for k in call.keywords)):
             raise ValueError
         return {
             str(k.arg): k.value.id if isinstance(k.value, ast.Name) else ast.literal_eval(k.value)

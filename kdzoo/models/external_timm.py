@@ -64,15 +64,14 @@ class Timm(Family):
         check_input(self.who, num_classes=num_classes, channels=channels, size=size)
         if pretrained:
             self._published()
-        return where_possible(
-            lambda real: TimmNetwork(
-                self.who,
-                self._create(num_classes, channels, size, pretrained and real),
-                num_classes,
-                channels,
-                size,
-            )
-        )
+
+        def make(real: bool) -> External:
+            network, arguments = self._create(num_classes, channels, size, pretrained and real)
+            made = TimmNetwork(self.who, network, num_classes, channels, size)
+            made.arguments = arguments
+            return made
+
+        return where_possible(make)
 
     def origin(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Name the published weights and where they are from, if they are asked for."""
@@ -86,22 +85,20 @@ class Timm(Family):
         network = self.member.partition(".")[0]
         return {"name": f"{network}.{config.tag}" if config.tag else network, "from": str(place)}
 
-    def _create(self, num_classes: int, channels: int, size: int, pretrained: bool) -> nn.Module:
-        make: Any = partial(
-            _timm().create_model,
-            self.member,
-            pretrained=pretrained,
-            num_classes=num_classes,
-            in_chans=channels,
-        )
+    def _create(
+        self, num_classes: int, channels: int, size: int, pretrained: bool
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        arguments: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels, "img_size": size}
+        make: Any = partial(_timm().create_model, self.member, pretrained=pretrained)
         try:
             try:
-                network: nn.Module = make(img_size=size)
+                network: nn.Module = make(**arguments)
             except TypeError as error:
                 # Most convolutional networks take images of any size, and do not ask.
                 if "img_size" not in str(error):
                     raise
-                network = make()
+                del arguments["img_size"]
+                network = make(**arguments)
         except Exception as error:
             if not pretrained:
                 what = f"it cannot be built for {size}x{size} images of {channels} channels"
@@ -111,7 +108,7 @@ class Timm(Family):
             raise KdzooError(str(told(self.who, what, error))) from error
         if not hasattr(network, "get_classifier"):
             raise UsageError(f"{self.who}: it is no classifier. Choose another network.")
-        return network
+        return network, arguments
 
 
 class TimmNetwork(External):
@@ -139,7 +136,9 @@ class TimmNetwork(External):
             with evaluating(network):
                 logits = self._first_pass(blank(network, channels, size))
         except Exception as error:
-            raise told(who, f"it cannot take {size}x{size} images of {channels} channels", error) from error
+            what = f"it cannot take {size}x{size} images of {channels} channels"
+            _, height, width = network.pretrained_cfg["input_size"]
+            raise told(who, what, error, f"It is made for {height}x{width}.") from error
         finally:
             for watch in watches:
                 watch.remove()

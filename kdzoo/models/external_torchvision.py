@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torchvision
 from torch import Tensor, nn
 
 from kdzoo.checks import KdzooError, UsageError, unknown
@@ -23,6 +22,13 @@ from kdzoo.registry import MODELS
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 # Heads beside the classifier, which published files of the Inception networks hold.
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+
+
+def _models() -> Any:
+    """Import torchvision's networks, which takes seconds, where they are used."""
+    import torchvision
+
+    return torchvision.models
 
 
 @MODELS.register("torchvision")
@@ -41,7 +47,7 @@ class TorchVision(Family):
     @classmethod
     def members(cls) -> Sequence[str]:
         """List torchvision's classification networks."""
-        return list(torchvision.models.list_models(module=torchvision.models))
+        return list(_models().list_models(module=_models()))
 
     def build(
         self, num_classes: int, channels: int, size: int, *, pretrained: bool = False, stages: str = AUTO
@@ -66,8 +72,9 @@ class TorchVision(Family):
             self._check_pretrained(channels, size)
 
         def make(real: bool) -> External:
-            network = self._create(num_classes, channels, size, transform_input=pretrained)
+            network = self._create(num_classes, channels, size, self._own(size, pretrained))
             external = hooked(self.who, network, num_classes, channels, size, stages=stages)
+            external.arguments = {"num_classes": num_classes, **self._own(size, pretrained)}
             if pretrained and real:
                 self._load(network, num_classes, external.heads)
             return external
@@ -82,7 +89,7 @@ class TorchVision(Family):
         return {"weights": {"name": str(weights), "from": weights.url}}
 
     def _weights(self) -> Any:
-        return torchvision.models.get_model_weights(self.member).DEFAULT
+        return _models().get_model_weights(self.member).DEFAULT
 
     def _check_pretrained(self, channels: int, size: int) -> None:
         expected = self._weights().meta["min_size"][0]
@@ -97,16 +104,17 @@ class TorchVision(Family):
                 "Resize the images, or leave pretrained out."
             )
 
-    def _create(self, num_classes: int, channels: int, size: int, *, transform_input: bool) -> nn.Module:
-        own: dict[str, Any] = {}
+    def _own(self, size: int, pretrained: bool) -> dict[str, Any]:
+        """Give the arguments that only some of the networks take."""
         if self.member in ("googlenet", "inception_v3"):
-            own = {"aux_logits": False, "init_weights": True, "transform_input": transform_input}
-        elif self.member.startswith("vit_"):
-            own = {"image_size": size}
-        elif self.member.startswith("maxvit"):
-            own = {"input_size": (size, size)}
+            return {"aux_logits": False, "init_weights": True, "transform_input": pretrained}
+        if self.member.startswith("vit_"):
+            return {"image_size": size}
+        return {"input_size": (size, size)} if self.member.startswith("maxvit") else {}
+
+    def _create(self, num_classes: int, channels: int, size: int, own: Mapping[str, Any]) -> nn.Module:
         try:
-            network: nn.Module = torchvision.models.get_model(
+            network: nn.Module = _models().get_model(
                 self.member, weights=None, num_classes=num_classes, **own
             )
         except Exception as error:

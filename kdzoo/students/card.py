@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from kdzoo.models.external import External
 from kdzoo.results.words import crop, markdown, words
 from kdzoo.students.student import Student
 
@@ -22,7 +23,7 @@ def config(student: Student) -> dict[str, Any]:
     return {
         "architecture": sheet.network["type"].removeprefix("timm:"),
         "num_classes": len(sheet.classes),
-        "model_args": _timm_arguments(student),
+        "model_args": _arguments(student),
         "label_names": list(sheet.classes),
         "pretrained_cfg": {
             "input_size": shape, "mean": list(sheet.mean), "std": list(sheet.std),
@@ -37,12 +38,10 @@ def config(student: Student) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _timm_arguments(student: Student) -> dict[str, Any]:
-    sheet = student.sheet
-    if not sheet.network["type"].startswith("timm:"):
-        return {}
-    takes = getattr(student.network, "arguments", {})
-    return {"in_chans": sheet.channels, **{n: v for n, v in takes.items() if n == "img_size"}}
+def _arguments(student: Student) -> dict[str, Any]:
+    """Give what the library of a network from elsewhere is told, beside its name and the classes."""
+    given = student.network.arguments if isinstance(student.network, External) else {}
+    return {name: value for name, value in given.items() if name != "num_classes"}
 
 
 def card(student: Student, files: Sequence[str]) -> str:
@@ -142,12 +141,12 @@ def _built(student: Student) -> list[str]:
     sheet = student.sheet
     kind, name = sheet.network["type"], sheet.network["type"].partition(":")[2]
     classes = len(sheet.classes)
+    told = "".join(f", {n}={v!r}" for n, v in _arguments(student).items())
     if kind.startswith("timm:"):
-        more = "".join(f", {n}={v!r}" for n, v in _timm_arguments(student).items())
-        return ["import timm", "", f'network = timm.create_model("{name}", num_classes={classes}{more})']
+        return ["import timm", "", f'network = timm.create_model("{name}", num_classes={classes}{told})']
     if kind.startswith("torchvision:") and sheet.channels == 3:
         return ["import torchvision", "",
-                f'network = torchvision.models.get_model("{name}", num_classes={classes})']  # fmt: skip
+                f'network = torchvision.models.get_model("{name}", num_classes={classes}{told})']  # fmt: skip
     options = sheet.network["options"]
     more = f", options={dict(options)!r}" if options else ""
     return [

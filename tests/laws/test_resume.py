@@ -31,6 +31,11 @@ recipe["param_scheduler"] = [
 recipe["epochs"] = 2
 """
 
+# A student from elsewhere, with hooks, batch norm and dropout.
+EXTERNAL = """
+student["network"] = dict(type="module:toynets.Plain", arguments="width=3")
+"""
+
 
 def steps(log: Path) -> Counter[str]:
     """Count how often each step of each member was begun."""
@@ -120,7 +125,7 @@ def test_killed_near_every_record_equals_undisturbed(bench: Bench, children: Any
         assert contents(bench.folder / work) == expected
 
 
-@pytest.mark.parametrize("changes", ["", BY_STEP])
+@pytest.mark.parametrize("changes", ["", BY_STEP, EXTERNAL])
 def test_inside_an_epoch_no_more_than_one_step_is_repeated(
     make_bench: Callable[..., Bench], children: Any, changes: str
 ) -> None:
