@@ -199,7 +199,7 @@ def stage_indices(maps: Sequence[Tensor], reductions: Sequence[int]) -> list[int
         evenly spaced, the last among them. None for fewer than two.
     """
     sizes = [tuple(m.shape[2:]) for m in maps]
-    if len(set(reductions)) == 1 or len(set(sizes)) == 1:
+    if len(set(sizes)) == 1:
         steps = min(MOST_STAGES, len(maps))
         chosen = [len(maps) * (i + 1) // steps - 1 for i in range(steps)]
     else:

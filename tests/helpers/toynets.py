@@ -107,6 +107,21 @@ class Numbers(nn.Module):
         return self.fc(x * self.scale + torch.arange(x.shape[1]))
 
 
+class Tied(nn.Module):
+    """Has one weight under two names, and one that is not contiguous."""
+
+    def __init__(self, num_classes: int, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, 6, 3, stride=2)
+        self.second, self.third = nn.Conv2d(6, 6, 3, stride=2), nn.Conv2d(6, 6, 3)
+        self.third.weight = self.second.weight
+        self.fc = nn.Linear(6, num_classes)
+        self.fc.weight = nn.Parameter(torch.rand(6, num_classes).T)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.third(self.second(self.first(images).relu()).relu()).mean(dim=(2, 3)))
+
+
 class Failing(nn.Module):
     """Raises in one of the places where code may."""
 

@@ -56,6 +56,23 @@ def test_a_transformer_student_learns_from_a_resnet(make_bench):
     assert shapes == [[192, 2, 2]] * 4
 
 
+def test_tied_and_strided_weights_are_kept_and_found_again(make_bench):
+    bench = make_bench(
+        student("module:toynets.Tied") + 'teacher["network"] = dict(type="module:toynets.Tied")\n'
+    )
+    (record,) = bench.run("kd").records
+    assert record.parameters == 6 * 9 + 6 + 6 * 6 * 9 + 12 + 6 * 4 + 4
+    (path,) = bench.folder.glob("work/runs/*/*/*/*/student.safetensors")
+    weights = safetensors.torch.load_file(path)
+    assert torch.equal(weights["network.second.weight"], weights["network.third.weight"])
+    network = build_model("module:toynets.Tied", num_classes=4, channels=1, size=32)
+    assert not network.network.fc.weight.is_contiguous()
+    network.load_state_dict(weights)
+    assert network.network.third.weight is network.network.second.weight
+    # The teacher is read back from its file.
+    assert bench.run("kd,rkd").records[0] == record
+
+
 def test_what_cannot_be_paired_is_refused_before_training(make_bench):
     bench = make_bench(student("torchvision:vit_b_32"))
     with pytest.raises(UsageError) as error:
