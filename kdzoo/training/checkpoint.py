@@ -218,15 +218,8 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     for name in _WEIGHTS:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
-    tensors = (
-        {
-            str(name).removeprefix("module."): value
-            for name, value in content.items()
-            if isinstance(value, Tensor)
-        }
-        if isinstance(content, dict)
-        else {}
-    )
+    named = content.items() if isinstance(content, dict) else ()
+    tensors = {str(name).removeprefix("module."): value for name, value in named if isinstance(value, Tensor)}
     if not tensors:
         raise UsageError(f"checkpoint {path}: must hold a dictionary of tensors by parameter name.")
     return tensors
