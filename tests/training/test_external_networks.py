@@ -166,7 +166,5 @@ def test_plain_checkpoints_of_timm_and_torchvision_are_teachers(make_bench, tmp_
         given = fitting_weights(network, tmp_path / path)
         network.load_state_dict(given)
     torch.save(bare.state_dict() | {"fc.weight": torch.zeros(1000, 1024)}, tmp_path / "other.pth")
-    with pytest.raises(
-        UsageError, match=r"1 of another shape \(network\.fc\.weight \(1000, 1024\) for \(4, "
-    ):
+    with pytest.raises(UsageError, match=r"1 of another shape \(fc\.weight \(1000, 1024\) for \(4, "):
         fitting_weights(network, tmp_path / "other.pth")
