@@ -125,6 +125,16 @@ def test_members_that_are_longer_than_they_claim_are_cut_off(path: Path) -> None
         tree.open(file)
 
 
+def test_members_that_are_shorter_than_they_claim_are_told(path: Path) -> None:
+    content = b"content of a length that no other field has"
+    write_zip(path, {"base/short": content})
+    sizes = struct.pack("<II", len(content), len(content))
+    path.write_bytes(path.read_bytes().replace(sizes, sizes[:4] + struct.pack("<I", 99)))
+    tree = opened(path)
+    with pytest.raises(ValueError, match="has 43 bytes and not 99, as the archive says"):
+        tree.open(tree.level().files[0])
+
+
 @pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_packing_that_cannot_be_limited_is_refused(path: Path, kind: int) -> None:
     line = refused(lambda: opened(write_zip(path, {"base/a": b"x"}, compression=kind)))
@@ -266,6 +276,15 @@ def test_negative_sizes_lead_round_no_circle(path: Path, letter: bytes) -> None:
     first = header("first", tarfile.REGTYPE, 0)
     path.write_bytes(gzip.compress(first + header("a", letter, -1024) + bytes(2048)))
     refused(lambda: list(read_tar(path)))
+
+
+def test_a_tar_is_read_forward_only() -> None:
+    """Older versions of tarfile go round in circles."""
+    stream = archives._Forward(io.BytesIO(bytes(1000)))
+    stream.seek(500)
+    stream.seek(499)
+    with pytest.raises(tarfile.ReadError, match="leads back"):
+        stream.seek(400)
 
 
 @pytest.mark.parametrize(
