@@ -43,8 +43,6 @@ def decoded(
 
     faults: list[str] = []
     with strict():
-        # Its formats are looked up by the threads, so they must all be there.
-        Image.init()
         parts = [files[start : start + PIECE] for start in range(0, len(files), PIECE)]
         pieces = _in_order(piece, parts, _processors())
         for results in progress.counted(f"decoding {who}", len(files), pieces):

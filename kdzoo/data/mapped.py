@@ -189,10 +189,10 @@ def _tidy(folder: Path, source: Source) -> None:
     Folders that a living process works on are locked, and left alone.
     """
     for other in folder.parent.iterdir():
-        if other == folder:
-            _remove_parts(other)
-            continue
         try:
+            if other == folder:
+                _remove_parts(folder)
+                continue
             with open_lock(other).acquire(timeout=0):
                 if other.name.startswith(f"{source.name}-{source.place[:8]}-"):
                     shutil.rmtree(other, ignore_errors=True)

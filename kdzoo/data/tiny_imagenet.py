@@ -131,8 +131,8 @@ def list_images(tree: Tree, base: str) -> Listing:
         raise UsageError(f"{WHO}: {tree.told(texts[0].name)} {fault}. It must have a line for each class.")
     wnids.sort()
     problems = Problems()
-    train: list[tuple[int, str, File]] = []
-    val: list[tuple[int, str, File]] = []
+    train: list[tuple[int, File]] = []
+    val: list[tuple[int, File]] = []
     annotations, absent = tree.file(join(base, "val/val_annotations.txt")), 0
     with problems:
         train = _in_folders(tree, join(base, "train"), wnids)
@@ -145,8 +145,8 @@ def list_images(tree: Tree, base: str) -> Listing:
     with problems:
         words = _words(wnids, read_lines(WHO, tree, texts[1]) if texts[1] else [])
     problems.raise_all()
-    splits = [tuple(file for *_, file in sorted(split)) for split in (train, val)]
-    labels = [np.array(sorted(number for number, *_ in split), np.int64) for split in (train, val)]
+    splits = [tuple(file for _, file in sorted(split)) for split in (train, val)]
+    labels = [np.array(sorted(number for number, _ in split), np.int64) for split in (train, val)]
     return Listing(
         tuple(wnids), words, splits[0], splits[1], (labels[0], labels[1]),
         tuple(file for file in (*texts, annotations) if file), _warnings(len(wnids), labels, absent),
@@ -155,8 +155,8 @@ def list_images(tree: Tree, base: str) -> Listing:
 
 def _in_folders(
     tree: Tree, below: str, wnids: Sequence[str], beside: Set[str] = frozenset()
-) -> list[tuple[int, str, File]]:
-    """List images that lie in a folder for each class: number, name in that folder, file."""
+) -> list[tuple[int, File]]:
+    """List images that lie in a folder for each class, each with the number of its class."""
     problems = Problems()
     with problems:
         unknown = [shown(name) for name in tree.level(below).folders if name not in {*wnids, *beside}]
@@ -165,14 +165,14 @@ def _in_folders(
                 f"{WHO}: {tree.told(below)} has folders that are not in wnids.txt: {few(unknown)}. Take them "
                 f"away, or complete wnids.txt."
             )
-    found = []
-    for number, wnid in enumerate(wnids):
-        folder = join(below, wnid)
-        for file in files_below(tree, folder):
-            if file.suffix in SUFFIXES:
-                found.append((number, file.name[len(folder) + 1 :].removeprefix("images/"), file))
+    found = [
+        (number, file)
+        for number, wnid in enumerate(wnids)
+        for file in files_below(tree, join(below, wnid))
+        if file.suffix in SUFFIXES
+    ]
     with problems:
-        _check_classes(tree, below, wnids, [number for number, *_ in found])
+        _check_classes(tree, below, wnids, [number for number, _ in found])
     problems.raise_all()
     return found
 
@@ -191,7 +191,7 @@ def _sorted_into_classes(tree: Tree, base: str, wnids: Sequence[str]) -> bool:
 
 def _annotated(
     tree: Tree, below: str, annotations: File | None, wnids: Sequence[str]
-) -> tuple[list[tuple[int, str, File]], int]:
+) -> tuple[list[tuple[int, File]], int]:
     """List the images of val/images by their annotations, and count annotations whose image is not there."""
     if annotations is None:
         raise UsageError(
@@ -225,8 +225,8 @@ def _annotated(
                 f"again from {URL}."
             )
     problems.raise_all()
-    found = [(number, name, files[name]) for name, number in classes.items() if name in files]
-    _check_classes(tree, below, wnids, [number for number, *_ in found])
+    found = [(number, files[name]) for name, number in classes.items() if name in files]
+    _check_classes(tree, below, wnids, [number for number, _ in found])
     return found, len(classes) - len(found)
 
 

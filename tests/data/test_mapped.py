@@ -174,6 +174,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "index without entries": lambda f: (f / "index.json").write_text("{}"),
     "another key": change_index(key="0" * 64),
     "another shape": change_index(shape=[12, 3, 5, 6]),
+    "smaller shape": change_index(shape=[12, 3, 5, 4]),
     "shape is a text": change_index(shape="abcd"),
     "shape is negative": change_index(shape=[-12, -3, 5, 5]),
     "fewer labels": change_index(labels=[[0], [1]]),
@@ -276,6 +277,25 @@ def test_what_fails_while_it_is_decoded_leaves_nothing(
         kept(source, Maker(images=images()))
     assert closed == [True]
     assert [p.name for p in folder.iterdir()] == [".lock"]
+
+
+def test_decoding_ends_when_writing_fails(source: Source) -> None:
+    closed = []
+
+    def images() -> Generator[np.ndarray, None, None]:
+        try:
+            yield Broken()
+        finally:
+            closed.append(True)
+
+    class Broken:
+        def __array__(self, *_: object, **__: object) -> np.ndarray:
+            raise ZeroDivisionError
+
+    # The error is held by pytest, and with it whatever its traceback refers to.
+    with pytest.raises(ZeroDivisionError):
+        kept(source, Maker(images=images()))
+    assert closed == [True]
 
 
 def test_other_counts_than_promised_are_a_fault(source: Source) -> None:

@@ -81,6 +81,12 @@ def test_every_mode_becomes_colour_or_grey(name: str) -> None:
     assert np.abs(level.astype(int) - grey).max() <= (4 if kind == "WEBP" else 1)
 
 
+def test_16_bits_are_rounded_to_8() -> None:
+    levels = np.array([[0, 128, 129, 385, 386, 500, 65_406, 65_407, 65_535]], np.uint16)
+    found = pixels(again(Image.fromarray(levels)), "grey")
+    assert found.ravel().tolist() == [0, 0, 1, 1, 2, 2, 254, 255, 255] == np.rint(levels / 257)[0].tolist()
+
+
 def test_a_colour_that_stands_for_transparency_is_white() -> None:
     picture = again(uniform("RGB", 1, 2, 3), transparency=(1, 2, 3))
     assert picture.mode == "RGB"
