@@ -11,7 +11,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from kdzoo.checks import UsageError, usage
@@ -117,6 +117,8 @@ class Zip:
             # As it stands in the file; zipfile cuts a name at a zero byte.
             name, mode = member.orig_filename, member.external_attr >> 16
             fault = check_name(name) or ("has a zero byte" if "\0" in name else None)
+            if fault is None and {"", "."} & set(name.removesuffix("/").split("/")):
+                fault = "is no plain path"
             if fault is None and name in seen:
                 fault = "is there twice"
             elif fault is None and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -133,7 +135,7 @@ class Zip:
                 yield f"{shown(name)} {fault}"
 
     def _place(self, member: zipfile.ZipInfo) -> None:
-        name = member.filename.rstrip("/")
+        name = member.filename.removesuffix("/")
         parts = name[len(self._prefix) :].split("/")
         if not name.startswith(self._prefix) or any(p.startswith(".") or p in LITTER for p in parts):
             return
@@ -176,8 +178,8 @@ def tar_members(who: str, path: Path, *, largest: int) -> Iterator[tuple[str, Bi
         largest: bytes that a member may have.
 
     Yields:
-        Each file's name, a stream of its content and how many bytes it has. The stream lasts one turn; damage
-        may come to light in it, or when all files were passed.
+        Each file's name without "./", a stream of its content and how many bytes it has. The stream lasts one
+        turn; damage may come to light in it, or when all files were passed.
 
     Raises:
         UsageError: the archive is damaged, or has a member of an unsafe or doubled name, a link, a device, or
@@ -195,7 +197,7 @@ def tar_members(who: str, path: Path, *, largest: int) -> Iterator[tuple[str, Bi
                         # Not by tarfile's own reader, which holds twice what it is asked for.
                         forward.seek(member.offset_data)
                         forward.most = max(HEADER, member.size)
-                        yield member.name, forward, member.size  # type: ignore[misc]
+                        yield str(PurePosixPath(member.name)), forward, member.size  # type: ignore[misc]
                         forward.most = HEADER
             # To the end, where the checksum stands. A tar has zeros there, for which tarfile takes a damaged
             # header as well.
@@ -209,8 +211,7 @@ def tar_members(who: str, path: Path, *, largest: int) -> Iterator[tuple[str, Bi
 
 
 def _fault(member: tarfile.TarInfo, seen: set[str], largest: int) -> str | None:
-    name = member.name
-    fault = check_name(name)
+    fault, name = check_name(member.name), str(PurePosixPath(member.name))
     if fault is None and name in seen:
         fault = "is there twice"
     elif fault is None and not (member.isreg() or member.isdir()):

@@ -91,6 +91,13 @@ def test_zero_bytes_in_names_are_refused(path: Path) -> None:
     assert "has a zero byte" in refused(lambda: opened(path))
 
 
+@pytest.mark.parametrize("name", ["base//a", "//", "base/./a", "./a", "base//", "."])
+def test_names_that_are_no_plain_paths_are_refused(path: Path, name: str) -> None:
+    """An empty part would be a folder that stands in itself."""
+    line = refused(lambda: opened(write_zip(path, {name: b""})))
+    assert "is no plain path" in line or "is absolute" in line
+
+
 def test_links_in_zips_are_refused(path: Path) -> None:
     assert "base/link is a link" in refused(lambda: opened(write_zip(path, {link("base/link"): b"/etc"})))
 
@@ -213,8 +220,8 @@ def kind(name: str, letter: bytes, **more: str) -> tarfile.TarInfo:
 
 
 def test_a_tar_is_passed_through(path: Path) -> None:
-    folder, long = kind("base", tarfile.DIRTYPE), "base/" + "c" * 300
-    members = {folder: b"", "base/a": b"1" * 700, "base/b": b"", long: b"3"}
+    folder, long = kind("./base", tarfile.DIRTYPE), "base/" + "c" * 300
+    members = {folder: b"", "./base/a": b"1" * 700, "base/b": b"", long: b"3"}
     assert list(tar(path, members)) == [
         ("base/a", b"1" * 700), ("base/b", b""), (long, b"3")
     ]  # fmt: skip
@@ -240,7 +247,7 @@ def test_links_and_devices_in_tars_are_refused(path: Path, member: tarfile.TarIn
 def test_doubled_large_and_too_many_members_of_tars_are_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    twice = {kind("a", tarfile.REGTYPE): b"1", "a": b"2"}
+    twice = {"./a": b"1", "a": b"2"}
     assert "a is there twice" in refused(lambda: list(tar(path, twice)))
     assert "b claims 1,001 bytes" in refused(lambda: list(tar(path, {"b": bytes(LARGEST + 1)})))
     monkeypatch.setattr(archives, "TAR_MEMBERS", 3)
