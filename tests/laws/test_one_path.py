@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from ownmodels import OWN
 from tinyzoo import EPOCHS, STEPS, Bench, TinyStudent
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
@@ -13,7 +14,7 @@ from kdzoo.distillers import build_distiller
 from kdzoo.models import build_model, output_shapes
 from kdzoo.models.cifar_resnet import CifarResNet
 from kdzoo.outputs import Batch, Guide, Progress, Setting, mix, probabilities, scores
-from kdzoo.registry import DISTILLERS, MODELS
+from kdzoo.registry import DISTILLERS
 from kdzoo.training.cohort import Cohort
 from kdzoo.training.member import Distillation
 from kdzoo.training.networks import SharedTeacher
@@ -76,7 +77,7 @@ def test_fake_device_notices_a_sync_and_a_mismatch() -> None:
             batch.images + torch.zeros(8, 1, 32, 32)
 
 
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("name", OWN)
 def test_networks_run_on_cuda_without_mismatch_or_sync(name: str) -> None:
     with FakeTensorMode():
         output = fake_network(name)(fake_batch().images)
