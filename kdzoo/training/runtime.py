@@ -74,7 +74,7 @@ def check_workers(workers: int | None) -> int:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Describe where numbers were obtained: versions, device, threads."""
-    packages = ("kdzoo", "torch", "torchvision", "mmengine", "numpy")
+    packages = ("kdzoo", "torch", "torchvision", "timm", "mmengine", "numpy")
     return {
         "versions": {"python": platform.python_version()}
         | {p: importlib.metadata.version(p) for p in packages},

@@ -94,8 +94,8 @@ def test_attention_weights_are_no_map():
             self.softmax = nn.Softmax(dim=-1)
 
         def forward(self, x):
-            weights = self.softmax((x @ x.mT)[:, None])
-            return weights[:, 0] @ x
+            weights = self.softmax((x.mT @ x)[:, None])
+            return x @ weights[:, 0]
 
     patches = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.Flatten(2))
     tokens = nn.Sequential(Attention(), Attention())
