@@ -63,7 +63,7 @@ class External(nn.Module):
         embedding: name of the module whose output is the embedding instead.
         arguments: with which its library makes it alike.
         linear: whether the only head is a linear layer that makes the logits of the embedding.
-        taps: modules whose outputs are the stages, fine to coarse; None where there are none.
+        taps: modules whose outputs are the stages, fine to coarse; None where `run` gives them, if anybody.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -117,16 +117,16 @@ class External(nn.Module):
         finally:
             self._notes.seen = None
         embedding, stages = output.embedding, output.stages
-        if embedding is None and self.embedding:
+        if self.embedding:
             embedding = as_vectors([seen[f"out {self.embedding}"]])
-        elif embedding is None and self.heads:
+        elif self.heads:
             embedding = as_vectors([seen[f"in {name}"] for name in self.heads])
-        if stages is None and self.taps is not None:
+        if self.taps is not None:
             maps = [(seen[f"out {tap.name}"], tap.nhwc) for tap in self.taps]
             stages = tuple(stage.permute(0, 3, 1, 2) if nhwc else stage for stage, nhwc in maps)
-        if stages is not None and images.is_contiguous():
+        if stages and images.is_contiguous():
             stages = tuple(stage.contiguous() for stage in stages)
-        return output._replace(embedding=embedding, stages=stages)
+        return output._replace(embedding=embedding, stages=stages or None)  # type: ignore[arg-type]
 
     def run(self, images: Tensor) -> ModelOutput:
         """Run the bare network; what it does not return itself is None.

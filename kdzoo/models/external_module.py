@@ -47,7 +47,7 @@ class Module(Family):
         usable = [n for n, thing in found.items() if callable(thing) and not n.startswith("_")]
         if name not in found:
             raise unknown(self.who, f"class or function in {place}", name, usable or ["none"])
-        if not callable(found[name]):
+        if not (inspect.isclass(found[name]) or inspect.isroutine(found[name])):
             raise UsageError(f"{self.who}: {name} must be a class or a function, got {found[name]!r:.100}.")
         self._target: Callable[..., Any] = found[name]
 

@@ -198,8 +198,8 @@ def hooked(
         channels: channels of its input images.
         size: height and width of its input images in pixels.
         stages: names of its modules whose outputs are the stages, fine to coarse, with commas between them;
-            "auto" finds them, "none" leaves them out.
-        classifier: name of the module whose input is the embedding; "auto" finds it.
+            "auto" finds them where the network does not return them, "none" leaves them out.
+        classifier: name of the module whose input is the embedding; "auto" finds it, likewise.
         embedding: name of the module whose output is the embedding.
         do: what mends logits of other classes.
 
@@ -210,17 +210,19 @@ def hooked(
     with evaluating(network):
         try:
             root, returned = trace(network, blank(network, channels, size))
-            logits = returned.logits if isinstance(returned, ModelOutput) else logits_in(returned)
+            logits = logits_in(returned)
         except Exception as error:
             raise told(who, f"it cannot take {size}x{size} images of {channels} channels", error) from error
     check_logits(who, logits, num_classes, do)
+    own = returned if isinstance(returned, ModelOutput) else ModelOutput(logits)
     head = find_head(root, num_classes) if classifier == AUTO else _named(who, root, "classifier", classifier)
     if embedding != AUTO:
         if classifier != AUTO:
             raise UsageError(f"{who}: classifier and embedding are both given. Give one of them.")
         _named(who, root, "embedding", embedding)
-    taps = _taps(who, root, head, stages)
-    if embedding != AUTO or head is None:
+    taps = None if stages == AUTO and own.stages is not None else _taps(who, root, head, stages)
+    told_otherwise = own.embedding is not None and classifier == AUTO
+    if embedding != AUTO or head is None or (told_otherwise and head.taken is not own.embedding):
         external.hook_up(embedding=None if embedding == AUTO else embedding, taps=taps)
     else:
         vectors = head.taken is not None and head.taken.ndim == 2
@@ -231,8 +233,8 @@ def hooked(
 
 
 def _taps(who: str, root: Call, head: Call | None, stages: str) -> list[Tap] | None:
-    """Choose the stages that an option says."""
-    found = find_stages(root, head) if stages == AUTO else None
+    """Choose the stages that an option says; an empty list leaves out even those that a network returns."""
+    found = find_stages(root, head) if stages == AUTO else []
     if stages not in (AUTO, NONE):
         names = [name.strip() for name in stages.split(",")]
         found = _fine_to_coarse(who, [_named(who, root, "stages", name) for name in names])

@@ -12,8 +12,10 @@ from kdzoo import cli
 from kdzoo.registry import DATASETS, DISTILLERS, MODELS, SOURCES
 from kdzoo.training.benchmark import benchmark_names
 
+FAMILIES = ("module", "timm", "torchvision")
 PAGES = {
-    "methods": DISTILLERS.names, "sources": SOURCES.names, "models": MODELS.names, "datasets": DATASETS.names,
+    "methods": DISTILLERS.names, "sources": SOURCES.names, "datasets": DATASETS.names,
+    "models": lambda: [f"{name}:NAME" if name in FAMILIES else name for name in MODELS.names()],
     "benchmarks": benchmark_names,
 }  # fmt: skip
 

@@ -77,7 +77,11 @@ def test_fake_device_notices_a_sync_and_a_mismatch() -> None:
             batch.images + torch.zeros(8, 1, 32, 32)
 
 
-@pytest.mark.parametrize("name", OWN)
+# A family is built by its members.
+MEMBERS = ["module:toynets.Plain", "timm:resnet18", "torchvision:mobilenet_v3_small"]
+
+
+@pytest.mark.parametrize("name", [*OWN, *MEMBERS])
 def test_networks_run_on_cuda_without_mismatch_or_sync(name: str) -> None:
     with FakeTensorMode():
         output = fake_network(name)(fake_batch().images)

@@ -11,6 +11,7 @@ from torch import nn
 
 from kdzoo.models import build_model
 from kdzoo.models.external import External, Tap, as_vectors, logits_in
+from kdzoo.models.external_trunk import hooked
 from kdzoo.outputs import ModelOutput
 
 
@@ -167,11 +168,41 @@ def test_logits_are_found_in_what_is_returned(how):
     assert [stage.shape[1:] for stage in output.stages] == [(4, 16, 16), (4, 8, 8), (8, 4, 4)]
 
 
+def test_what_a_network_returns_itself_is_kept_unless_another_is_named():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 3, stride=2), nn.Conv2d(4, 5, 3, stride=2)
+            self.fc = nn.Linear(5, 4)
+
+        def forward(self, images):
+            first = self.first(images)
+            second = self.second(first)
+            embedding = second.mean(dim=(2, 3))
+            return ModelOutput(self.fc(embedding), embedding, (second,), (first, second))
+
+    network = Own()
+    bare = network(images())
+
+    def output(**options):
+        return hooked("model x", network, 4, 3, 32, **options)(images())
+
+    kept = output()
+    assert all(torch.equal(a, b) for a, b in zip(tensors(bare), tensors(kept), strict=True))
+    assert len(kept.preactivations) == 2
+    assert torch.equal(hooked("model x", network, 4, 3, 32).classifier(kept.embedding), kept.logits)
+    assert output(stages="none").stages is None
+    assert [stage.shape[1] for stage in output(stages="first,second").stages] == [4, 5]
+    assert output(embedding="first").embedding.shape == (2, 4)
+
+
 def test_what_holds_no_logits_is_refused():
     with pytest.raises(TypeError, match="got str"):
         logits_in("logits")
     with pytest.raises(TypeError, match="got NoneType"):
         logits_in({"hidden": torch.zeros(1)})
+    with pytest.raises(TypeError, match="got NoneType"):
+        logits_in(ModelOutput(None, torch.zeros(1)))
 
 
 def test_gradients_reach_everything_before_a_stage_and_none_under_no_grad():

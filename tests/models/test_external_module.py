@@ -64,6 +64,7 @@ def test_arguments_of_another_form_are_refused(text):
         ("torch.nm.Linear", "there is no module in torch 'nm'. Did you mean"),
         ("toynets.Plane", "there is no class or function in toynets 'Plane'. Did you mean 'Plain'"),
         ("toynets.constant", "constant must be a class or a function, got 3"),
+        ("toynets.partly", "partly must be a class or a function, got functools.partial("),
     ],
 )
 def test_wrong_places_have_their_nearest_matches(name, message):

@@ -136,7 +136,7 @@ def test_maps_with_channels_last_are_told_by_their_shapes():
 def test_named_stages_and_embeddings_are_taken_as_they_are():
     network = classified(Block(3, 8, 1), Block(8, 8, 2))
     assert names(network, stages="0.wide, 1.conv") == ["0.wide", "1.conv"]
-    assert found(network, stages="none").taps is None
+    assert found(network, stages="none")(torch.randn(2, 3, 32, 32)).stages is None
     by_output = found(network, embedding="1")
     assert by_output(torch.randn(2, 3, 32, 32)).embedding.shape == (2, 8)
     assert not hasattr(by_output, "classifier")
