@@ -48,7 +48,7 @@ def class_folders(who: str, tree: Tree, below: str, classes: Sequence[str] | Non
             image.
     """
     folders, beside = tree.level(below)
-    if len(folders) < 2:
+    if len(folders) < (2 if classes is None else 1):
         got = f"only {shown(folders[0])!r}" if folders else "none"
         raise UsageError(
             f"{who}: {tree.told(below)} must have a folder for each class with its images, two or more, got "
