@@ -2,7 +2,7 @@
 
 Python's own unpickler calls whatever a file names. This one is its pure-Python version (the one in C can be
 made to take gigabytes by a file of ten bytes) with a short list of opcodes: those that make plain values, and
-GLOBAL, REDUCE and BUILD for the six names by which numpy pickles an array. They stand for themselves; what
+GLOBAL, REDUCE and BUILD for the five names by which numpy pickles an array. They stand for themselves; what
 they would have made is only noted, and becomes an array after its type, shape and bytes were found to fit.
 """
 
@@ -92,7 +92,7 @@ class _Source:
         return content
 
     def readline(self) -> bytes:
-        line = self._file.readline(LINE)
+        line = self._file.readline(min(LINE, self._left))
         self._left -= len(line)
         if not line.endswith(b"\n"):
             raise Unreadable("it has a line without an end")

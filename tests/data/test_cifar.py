@@ -124,6 +124,15 @@ def test_the_archive_is_read_packed(root: Path, tmp_path: Path, kind: Cifar, nam
     assert data.fingerprint == load_dataset(kind.name, root).fingerprint
 
 
+def test_class_names_of_protocol_0_are_read(tmp_path: Path, kind: Cifar) -> None:
+    """As the published batches.meta has them."""
+    meta = pickle.dumps({kind.names: names(kind), "num_vis": 3072}, 0)
+    folder = write(kind, tmp_path / kind.folder, **{kind.meta: meta})
+    check(kind, load_dataset(kind.name, folder))
+    pack(kind, folder, tmp_path / "archive.tar.gz")
+    check(kind, load_dataset(kind.name, tmp_path / "archive.tar.gz"))
+
+
 def test_without_a_folder_the_cache_is_searched(cache: Path, kind: Cifar) -> None:
     write(kind, cache / kind.folder)
     check(kind, load_dataset(kind.name))
