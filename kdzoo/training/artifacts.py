@@ -93,12 +93,19 @@ class ArtifactPlan:
         shared = {"precision": settings["precision"], "views": settings["data"]["views"]}
         return {**settings.get("recipe", {}), **shared, **kept}
 
-    def build(self) -> nn.Module:
-        """Build its network on the CPU, with the initial weights of an artifact."""
+    def build(self, *, filled: bool = False) -> nn.Module:
+        """Build its network on the CPU, with the initial weights of an artifact.
+
+        Args:
+            filled: whether its weights are at hand, so that no published ones are fetched.
+        """
+        options = dict(self.section.options)
+        if filled:
+            options.pop("pretrained", None)
         return seeded_network(
             lambda: build_model(
                 self.section.network, num_classes=self.classes, channels=self.channels, size=self.size,
-                options=self.section.options,
+                options=options,
             ),
             key(SEED, "artifact", self.name),
         )  # fmt: skip
@@ -232,7 +239,7 @@ class Foundry:
             lock.release()
 
     def _load(self, plan: ArtifactPlan, objective: Objective) -> Artifact:
-        network = plan.build()
+        network = plan.build(filled=True)
         try:
             network.load_state_dict(safetensors.torch.load_file(plan.folder / "weights.safetensors"))
             notes = json.loads((plan.folder / "settings.json").read_text())
@@ -249,7 +256,7 @@ class Foundry:
 
     def _create(self, plan: ArtifactPlan, objective: Objective) -> Artifact:
         (plan.folder / "outputs.safetensors").unlink(missing_ok=True)
-        network = plan.build().to(self.device)
+        network = plan.build(filled=plan.given is not None).to(self.device)
         member = Member(plan.name, network, objective, build_optimizer(plan.section.recipe.optimizer,
         network.parameters()),
                         key(SEED, "artifact", plan.name))  # fmt: skip

@@ -286,4 +286,4 @@ def test_nothing_is_left_of_checkpoints_when_a_member_is_done(bench: Bench, chil
     assert parts
     assert children.run(bench.command("scratch"), bench.folder / "log2") == 0
     left = {p.name for p in (bench.folder / "work" / "runs").rglob("*") if p.is_file()}
-    assert left - {".lock"} == {"record.json", "student.safetensors"}
+    assert left - {".lock"} == {"record.json", "student.json", "student.safetensors"}

@@ -135,7 +135,7 @@ def test_options_of_networks_are_values_however_they_are_spelled(config):
     [
         ({"student": "resnet18:"}, "--student: its value must be name[:option=value]*, got 'resnet18:'"),
         ({"student": ""}, "--student: its value must be name[:option=value]*"),
-        ({"student": "resnet18:head"}, "there is no model 'resnet18:head'"),
+        ({"student": "resnet18:head"}, "'resnet18' has no members"),
         ({"student": "lenet6"}, "Did you mean 'lenet5'"),
         ({"student": "resnet18:head=big"}, "head must be 'auto' or 'global' or 'pool4', got 'big'"),
         ({"teacher": "resnet18:head=global:head=auto"}, "--teacher: option 'head' is given twice"),

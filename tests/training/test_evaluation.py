@@ -109,6 +109,8 @@ class FakeMember:
 
 
 class FakePipeline:
+    size = 32
+
     def __init__(self, count: int) -> None:
         self.images = torch.arange(float(count))[:, None]
         self.labels = torch.zeros(count, dtype=torch.int64)
@@ -134,7 +136,7 @@ def test_only_who_uses_the_teacher_is_compared_with_it():
     reference = torch.zeros(10, 1)
     splits = {
         "test": FakePipeline(10),
-        "validation": SimpleNamespace(chunks=FakePipeline(3).chunks, labels=None),
+        "validation": SimpleNamespace(size=32, chunks=FakePipeline(3).chunks, labels=None),
     }
     for member in members:
         member.train_mode = lambda training, m=member: m.modes.__setitem__(slice(None), [training])

@@ -8,7 +8,7 @@ import timm
 import torch
 import torchvision
 
-from kdzoo import api
+from kdzoo import api, cli
 from kdzoo.checks import KdzooError, UsageError
 from kdzoo.models import build_model
 from kdzoo.training.artifacts import fitting_weights
@@ -143,6 +143,45 @@ def test_a_download_that_fails_ends_in_a_line(make_bench, no_hub):
     ):
         bench.run("scratch")
     assert no_hub
+
+
+def test_a_published_teacher_is_taken_as_it_comes_and_fetched_once(make_bench, monkeypatch, tmp_path, capsys):
+    torch.manual_seed(4)
+    published = timm.create_model(SMALL)
+    safetensors.torch.save_file(published.state_dict(), tmp_path / "model.safetensors")
+    asked = []
+
+    def download(repo_id, filename, **options):
+        asked.append(repo_id)
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
+    bench = make_bench("")
+    teacher = f"timm:{SMALL}:pretrained=true"
+    command = bench.command("scratch,kd", "--teacher", teacher, "--teacher-epochs", "0")
+    assert cli.main([*command, "--dry-run"]) == 0
+    assert f"read       teacher (timm:{SMALL}, pretrained, as it comes)" in capsys.readouterr().out
+    assert asked == []
+    assert cli.main(command) == 0
+    assert "(pretrained)" in capsys.readouterr().out
+    assert len(asked) == 1
+    artifact = bench.contents()["kd", 0][0]["artifacts"]["teacher"]
+    assert (artifact["origin"], artifact["seed"]) == ("pretrained", None)
+    assert artifact["settings"]["weights"]["name"] == f"{SMALL}.lamb_in1k"
+    assert "optimizer" not in artifact["settings"]
+    [folder] = (bench.folder / "work" / "artifacts").glob("teacher-*")
+    weights = safetensors.torch.load_file(folder / "weights.safetensors")
+    kept = [n for n, v in published.state_dict().items() if torch.equal(weights[f"network.{n}"], v)]
+    # All but the first convolution, fitted to one channel, and the classifier of other classes.
+    assert len(weights) - len(kept) == 3
+    assert "Teacher: " in (page := (bench.folder / "work" / "leaderboard.md").read_text())
+    assert "pretrained weights, not trained further" in page
+    # Another start fetches nothing: its weights are in the work directory.
+    assert cli.main(bench.command("scratch,kd,dkd", "--teacher", teacher, "--teacher-epochs", "0")) == 0
+    assert len(asked) == 1
+    trained = make_bench("", "trained")
+    assert cli.main(trained.command("kd", "--teacher", teacher, "--teacher-epochs", "1")) == 0
+    assert trained.contents()["kd", 0][0]["artifacts"]["teacher"]["origin"] == "trained"
 
 
 def test_plain_checkpoints_of_timm_and_torchvision_are_teachers(make_bench, tmp_path):
