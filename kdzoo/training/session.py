@@ -311,6 +311,7 @@ class Session:
             environment={
                 **environment(plan.device), "command": self.command, "work_dir": str(plan.work_dir),
                 "data_root": None if plan.data_root is None else str(plan.data_root),
+                "data_options": dict(plan.benchmark.data_options),
             },
         )  # fmt: skip
         write_record(planned.folder, record)
