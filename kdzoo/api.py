@@ -24,10 +24,11 @@ from kdzoo.results.leaderboard import leaderboard, plain_rows, terminal_table
 from kdzoo.results.record import Record
 from kdzoo.sources.base import ClassSource
 from kdzoo.training.benchmark import load_benchmark
+from kdzoo.training.choices import check_workers
 from kdzoo.training.evaluation import chunk_of
 from kdzoo.training.plan import Plan, make_plan
 from kdzoo.training.reporter import Reporter, choose_reporter
-from kdzoo.training.runtime import check_workers, runtime
+from kdzoo.training.runtime import runtime
 from kdzoo.training.session import Session
 
 DEFAULT_METHODS = "scratch,dkd,reffakd"

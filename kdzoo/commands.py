@@ -202,7 +202,7 @@ def predict(options: argparse.Namespace, given: list[str]) -> int:
     from tabulate import tabulate
 
     from kdzoo.students import load_student
-    from kdzoo.training.plan import choose_device
+    from kdzoo.training.choices import choose_device
     from kdzoo.training.runtime import runtime
 
     _load_plugins(options)
@@ -222,7 +222,7 @@ def evaluate(options: argparse.Namespace, given: list[str]) -> int:
     from kdzoo.data.progress import Terminal, shown_by
     from kdzoo.students import load_student
     from kdzoo.students.evaluate import evaluate_student
-    from kdzoo.training.plan import choose_device
+    from kdzoo.training.choices import choose_device
     from kdzoo.training.runtime import runtime
 
     _load_plugins(options)

@@ -28,6 +28,8 @@ CATALOGUES = {"distillers", "sources", "models"}
 ALLOWED = {("sources", "kdzoo.data.order")}
 # A control leaves one step of ReffAKD out, so it is made of the others.
 CONTROLS = ("kdzoo.sources.controls", "kdzoo.sources.reffakd")
+# What several families of networks are made of.
+LAYERS = "kdzoo.models.layers"
 # Networks from elsewhere share a wrapper, and those without an interface of their own a finder of stages.
 WRAPPED = {
     ("kdzoo.models.external_timm", "kdzoo.models.external"),
@@ -90,7 +92,8 @@ def test_file_imports_only_lower_floors_and_its_own_folder(path: Path) -> None:
             continue
         if theirs == own and path.parent != PACKAGE:
             edge = (name_of(path), module)
-            shared = module in (f"kdzoo.{own}", f"kdzoo.{own}.base") or edge in {CONTROLS, *WRAPPED}
+            common = module in (f"kdzoo.{own}", f"kdzoo.{own}.base", LAYERS)
+            shared = common or edge in {CONTROLS, *WRAPPED}
             assert shared or own not in CATALOGUES, f"{name_of(path)} imports {module}, a file beside it"
             continue
         # The files of the top floor and of the ground work together.

@@ -13,7 +13,8 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
-from kdzoo.models.base import RESIDUAL_SPELLINGS, Stage, Stages, check_input, conv_norm
+from kdzoo.models.base import check_input
+from kdzoo.models.layers import RESIDUAL_SPELLINGS, Stage, Stages, conv_norm
 from kdzoo.outputs import ModelOutput
 from kdzoo.registry import MODELS
 

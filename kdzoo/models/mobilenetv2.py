@@ -14,7 +14,8 @@ from typing import ClassVar, cast
 
 from torch import Tensor, nn
 
-from kdzoo.models.base import check_input, conv_norm
+from kdzoo.models.base import check_input
+from kdzoo.models.layers import conv_norm
 from kdzoo.outputs import ModelOutput
 from kdzoo.registry import MODELS
 

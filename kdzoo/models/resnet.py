@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdzoo.checks import usage
-from kdzoo.models.base import RESIDUAL_SPELLINGS, Stage, Stages, check_input, conv_norm
+from kdzoo.models.base import check_input
+from kdzoo.models.layers import RESIDUAL_SPELLINGS, Stage, Stages, conv_norm
 from kdzoo.outputs import ModelOutput
 from kdzoo.registry import MODELS
 

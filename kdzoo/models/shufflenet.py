@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdzoo.models.base import Stage, Stages, check_input, conv_norm
+from kdzoo.models.base import check_input
+from kdzoo.models.layers import Stage, Stages, conv_norm
 from kdzoo.outputs import ModelOutput
 from kdzoo.registry import MODELS
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdzoo.models.base import check_input, conv_norm
+from kdzoo.models.base import check_input
+from kdzoo.models.layers import conv_norm
 from kdzoo.outputs import ModelOutput
 from kdzoo.registry import MODELS
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdzoo.checks import Interval
-from kdzoo.models.base import Stages, check_input, conv_norm, convolution
+from kdzoo.models.base import check_input
+from kdzoo.models.layers import Stages, conv_norm, convolution
 from kdzoo.outputs import ModelOutput
 from kdzoo.registry import MODELS
 

@@ -24,9 +24,9 @@ from kdzoo.models import build_model
 from kdzoo.results.record import Record
 from kdzoo.results.sheet import WEIGHTS, Sheet, read_sheet
 from kdzoo.students.find import find_run
+from kdzoo.training.choices import check_workers
 from kdzoo.training.evaluation import chunk_of
 from kdzoo.training.networks import run_network
-from kdzoo.training.runtime import check_workers
 
 
 @dataclass(frozen=True)

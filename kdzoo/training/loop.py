@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from kdzoo.data.pipeline import Feed
 from kdzoo.training import checkpoint
-from kdzoo.training.benchmark import Recipe
 from kdzoo.training.checkpoint import START, Position
 from kdzoo.training.cohort import Cohort
 from kdzoo.training.evaluation import evaluate
 from kdzoo.training.member import Member
 from kdzoo.training.optimisers import build_schedulers, replay
+from kdzoo.training.recipe import Recipe
 from kdzoo.training.reporter import Reporter
 
 # A checkpoint after every epoch, and inside an epoch that takes longer than this.

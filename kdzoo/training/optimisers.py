@@ -12,7 +12,7 @@ from mmengine.optim import OptimWrapper, _ParamScheduler
 from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
 
 if TYPE_CHECKING:
-    from kdzoo.training.benchmark import Recipe
+    from kdzoo.training.recipe import Recipe
 
 
 def build_optimizer(config: Mapping[str, Any], parameters: Iterable[torch.nn.Parameter]) -> OptimWrapper:

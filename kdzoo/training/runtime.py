@@ -55,23 +55,6 @@ def runtime(device: torch.device, threads: int | None) -> Iterator[None]:
             torch.set_float32_matmul_precision(matmul)
 
 
-def check_workers(workers: int | None) -> int:
-    """Give the number of processes that decode streamed pictures.
-
-    Args:
-        workers: as the user says; None takes one for each processor that this process may use, at most 8.
-
-    Raises:
-        UsageError: it is negative, or no integer.
-    """
-    if workers is None:
-        allowed = getattr(os, "sched_getaffinity", None)
-        return min(8, len(allowed(0)) if allowed else os.cpu_count() or 1)
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
-        raise usage("kdzoo", "workers", "an integer of at least 0", workers)
-    return workers
-
-
 def environment(device: torch.device) -> dict[str, Any]:
     """Describe where numbers were obtained: versions, device, threads."""
     packages = ("kdzoo", "torch", "torchvision", "timm", "mmengine", "numpy")

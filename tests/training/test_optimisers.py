@@ -6,8 +6,8 @@ import pytest
 import torch
 from mmengine.hooks import ParamSchedulerHook
 
-from kdzoo.training.benchmark import Recipe
 from kdzoo.training.optimisers import build_optimizer, build_schedulers, replay
+from kdzoo.training.recipe import Recipe
 
 EPOCHS, STEPS = 4, 5
 SCHEDULES = {

@@ -9,7 +9,8 @@ from kdzoo.registry import SOURCES
 from kdzoo.sources.reffakd import ReffAKD
 from kdzoo.training import plan as planning
 from kdzoo.training.benchmark import load_benchmark
-from kdzoo.training.plan import choose_device, make_plan, parse_seeds
+from kdzoo.training.choices import choose_device, parse_seeds
+from kdzoo.training.plan import make_plan
 
 
 @pytest.fixture(autouse=True)
