@@ -55,6 +55,8 @@ class Children:
     def __init__(self, folder: Path) -> None:
         paths = [str(HELPERS), os.environ.get("PYTHONPATH", "")]
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        # Children are forks, and a fork must not touch a GPU that its parent has seen.
+        threads["CUDA_VISIBLE_DEVICES"] = ""
         self._server = subprocess.Popen(
             [sys.executable, "-W", "error::RuntimeWarning", str(HELPERS / "children.py")],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder,

@@ -159,7 +159,11 @@ def tensor_in(thing: Any) -> Any:
         thing = tuple(thing.values())
     if not isinstance(thing, (tuple, list)):
         return None
-    return next((found for part in thing if (found := tensor_in(part)) is not None), None)
+    for part in thing:
+        found = tensor_in(part)
+        if found is not None:
+            return found
+    return None
 
 
 def as_vectors(parts: Sequence[Tensor]) -> Tensor:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kdzoo.checks import usage
 
@@ -35,7 +36,8 @@ def runtime(device: torch.device, threads: int | None) -> Iterator[None]:
     )
     benchmarked, tf32 = torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32
     matmul = torch.get_float32_matmul_precision()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    devices = [device] if device.type == "cuda" else []
+    with contextlib.ExitStack() as attention, torch.random.fork_rng(devices=devices):
         try:
             if threads is not None:
                 torch.set_num_threads(threads)
@@ -47,6 +49,8 @@ def runtime(device: torch.device, threads: int | None) -> Iterator[None]:
                 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
                 torch.backends.cudnn.benchmark = False
                 torch.use_deterministic_algorithms(True, warn_only=True)
+                # Attention's other kernels have no deterministic backward where they only warn.
+                attention.enter_context(sdpa_kernel(SDPBackend.MATH))
             yield
         finally:
             torch.set_num_threads(before)

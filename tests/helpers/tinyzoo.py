@@ -100,7 +100,7 @@ class Noisy(Distiller):
     def forward(
         self, student: ModelOutput, guide: Guide, batch: Batch, progress: Progress
     ) -> dict[str, Tensor]:
-        self.seen[batch.indices] += torch.rand(len(batch.indices))
+        self.seen[batch.indices] += torch.rand(len(batch.indices), device=self.seen.device)
         noise = torch.randn_like(student.embedding)
         distance = self.adapter(student.embedding + noise) - guide.teacher["embedding"]
         return {"noisy": distance.square().mean() + self.seen.mean()}
