@@ -126,7 +126,7 @@ class External(nn.Module):
             stages = tuple(stage.permute(0, 3, 1, 2) if nhwc else stage for stage, nhwc in maps)
         if stages and images.is_contiguous():
             stages = tuple(stage.contiguous() for stage in stages)
-        return output._replace(embedding=embedding, stages=stages or None)  # type: ignore[arg-type]
+        return ModelOutput(output.logits, embedding, stages or None, output.preactivations)  # type: ignore[arg-type]
 
     def run(self, images: Tensor) -> ModelOutput:
         """Run the bare network; what it does not return itself is None.
