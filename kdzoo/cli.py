@@ -117,6 +117,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where RUN is looked for if it is a method (default: work_dirs)",
     )
+    parser.add_argument(
+        "--benchmark", metavar="NAME", help="the benchmark whose runs are looked at if RUN is a method"
+    )
     _add_plugin(parser)
 
 

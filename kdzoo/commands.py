@@ -58,6 +58,8 @@ def bench(options: argparse.Namespace, given: list[str]) -> int:
         page = options.work_dir / "leaderboard.md"
         write_atomic(page, leaderboard(read_records([runs])).encode())
         print(f"\nLeaderboard of all records in {options.work_dir}: {page}")
+        folders = list(dict.fromkeys(m.folder.parent.parent for m in planned.members))
+        print(f"Students, each with its record: {', '.join(map(str, folders))}")
     for name, fault in results.failed.items():
         print(f"\n{name} failed and has no record; the same command tries it again:", file=sys.stderr)
         if isinstance(fault, KdzooError):
@@ -192,7 +194,7 @@ def export(options: argparse.Namespace, given: list[str]) -> int:
     from kdzoo.students import export_student, load_student
 
     _load_plugins(options)
-    student = load_student(options.run_name, work_dir=options.work_dir)
+    student = load_student(options.run_name, work_dir=options.work_dir, benchmark=options.benchmark)
     print("\n".join(export_student(student, options.format, options.output)))
     return OK
 
@@ -208,8 +210,12 @@ def predict(options: argparse.Namespace, given: list[str]) -> int:
     _load_plugins(options)
     device = choose_device(options.device)
     with runtime(device, options.threads):
-        student = load_student(options.run_name, work_dir=options.work_dir, device=device)
+        student = load_student(
+            options.run_name, work_dir=options.work_dir, benchmark=options.benchmark, device=device
+        )
         found = student.predict(options.images, top=options.top)
+    if student.changed:
+        print(student.changed, file=sys.stderr)
     for picture, likely in zip(options.images, found, strict=True):
         print(picture)
         rows = [[f"{100 * probability:.1f} %", name] for name, probability in likely]
@@ -228,6 +234,8 @@ def evaluate(options: argparse.Namespace, given: list[str]) -> int:
     _load_plugins(options)
     device = choose_device(options.device)
     with runtime(device, options.threads), shown_by(Terminal()):
-        student = load_student(options.run_name, work_dir=options.work_dir, device=device)
+        student = load_student(
+            options.run_name, work_dir=options.work_dir, benchmark=options.benchmark, device=device
+        )
         print(evaluate_student(student, folder=options.folder, data_root=options.data_root))
     return OK

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ SHAPE = fields(
         "precision": choice("float32", "bf16"),
         "pictures": fields({"fit": choice("crop", "squash"), "short_side": _SIDE}),
         "data": nullable(_PART),
+        "record": text(64, "[0-9a-f]{64}"),
+        "weights": text(64, "[0-9a-f]{64}"),
     }
 )
 
@@ -59,6 +62,8 @@ class Sheet:
         pictures: how a picture of any size becomes an image: `fit`, "crop" or "squash", and for "crop" the
             `short_side` in pixels to which it is resized before the middle is cut out.
         data: `type` and `options` of the data set that it was trained on; None where arrays were given.
+        record: key of the record of its training.
+        weights: SHA-256 of its weights' file.
         schema: version of this layout.
     """
 
@@ -71,7 +76,21 @@ class Sheet:
     precision: str
     pictures: Mapping[str, Any]
     data: Mapping[str, Any] | None
+    record: str
+    weights: str
     schema: int = SCHEMA
+
+
+def check_sheet(sheet: Sheet) -> None:
+    """Check that a sheet will be readable: before training rather than after it.
+
+    Raises:
+        UsageError: something in it is not as the layout has it.
+    """
+    try:
+        _check(json.loads(json.dumps(dataclasses.asdict(sheet))))
+    except Mismatch as wrong:
+        raise usage("student's sheet", wrong.place, wrong.expected, wrong.got) from None
 
 
 def write_sheet(folder: Path, sheet: Sheet) -> None:
@@ -81,6 +100,12 @@ def write_sheet(folder: Path, sheet: Sheet) -> None:
         StorageError: the folder cannot be written.
     """
     write_json(folder / SHEET, dataclasses.asdict(sheet))
+
+
+def _check(value: Any) -> None:
+    SHAPE(value, "")
+    if not len(value["mean"]) == len(value["std"]) == value["channels"]:
+        raise Mismatch("mean and std", f"{value['channels']} numbers each", value["mean"])
 
 
 def read_sheet(folder: Path) -> Sheet:
@@ -99,9 +124,7 @@ def read_sheet(folder: Path) -> Sheet:
     try:
         with open(path, "rb") as file:
             value = parse(file.read(LARGEST_FILE + 1))
-        SHAPE(value, "")
-        if not len(value["mean"]) == len(value["std"]) == value["channels"]:
-            raise Mismatch("mean and std", f"{value['channels']} numbers each", value["mean"])
+        _check(value)
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error
     except Mismatch as wrong:

@@ -65,7 +65,7 @@ def card(student: Student, files: Sequence[str]) -> str:
         ("Training", f"{record.settings['epochs']} epochs, batch size {record.settings['batch_size']}, "
                      f"{words(record.settings['optimizer'])}, {record.settings['precision']}"),
         ("Accuracy", f"{accuracy['last']:.2f} % of the test images (top-1, after the last epoch, nothing "
-                     "selected)"),
+                     f"selected){_judged(sheet.precision)}"),
         ("Calibration", _calibration(record.epochs[-1]["test"])),
         ("Protocol", f"{record.benchmark}, {record.protocol['name']}, hash {record.protocol['hash'][:8]}"),
         ("Record", record.key),
@@ -78,6 +78,10 @@ def card(student: Student, files: Sequence[str]) -> str:
     ]
     lines += [f"- {head}: {markdown(text)}" for head, text in facts]
     return "\n".join([*lines, "", *_input(student), "", *_uses(student, files)]).rstrip() + "\n"
+
+
+def _judged(precision: str) -> str:
+    return "" if precision == "float32" else f", computed in {precision}; the files here compute in float32"
 
 
 def _teacher(artifact: Any) -> str:
@@ -119,7 +123,7 @@ def _uses(student: Student, files: Sequence[str]) -> list[str]:
     texts = {
         "model.safetensors": [
             "from safetensors.torch import load_file", "", *_built(student),
-            'network.load_state_dict(load_file("model.safetensors"))',
+            f'{_bare(student)}.load_state_dict(load_file("model.safetensors"))',
         ],
         "model.onnx": [
             "import onnxruntime", "", 'session = onnxruntime.InferenceSession("model.onnx")',
@@ -136,6 +140,12 @@ def _uses(student: Student, files: Sequence[str]) -> list[str]:
     return lines
 
 
+def _bare(student: Student) -> str:
+    """Name the module whose weights are exported: what the hull holds, where `_built` builds one of ours."""
+    hull = isinstance(student.network, External) and "import kdzoo" in _built(student)
+    return "network.network" if hull else "network"
+
+
 def _built(student: Student) -> list[str]:
     """Say how the bare network is built for whom the weights are meant."""
     sheet = student.sheet
@@ -149,9 +159,11 @@ def _built(student: Student) -> list[str]:
                 f'network = torchvision.models.get_model("{name}", num_classes={classes}{told})']  # fmt: skip
     options = sheet.network["options"]
     more = f", options={dict(options)!r}" if options else ""
+    plug_in = "plug_in" in student.record.settings["student"] and not kind.startswith("module:")
     return [
         "import kdzoo",
         "",
+        *([f"# First kdzoo.load_plugin(FILE) with the file that registers {kind!r}."] if plug_in else []),
         f'network = kdzoo.build_model("{kind}", num_classes={classes}, channels={sheet.channels}, '
         f"size={sheet.size}{more})",
     ]

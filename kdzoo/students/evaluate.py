@@ -13,6 +13,7 @@ from tabulate import tabulate
 from kdzoo.checks import UsageError
 from kdzoo.data import Dataset, Split, load_dataset
 from kdzoo.data.image_folder import labelled_pictures
+from kdzoo.data.split import split_validation
 from kdzoo.students.student import Student
 from kdzoo.training.evaluation import classification_metrics
 
@@ -64,7 +65,7 @@ def _told(value: Any) -> str:
 def evaluate_student(
     student: Student, *, folder: Path | None = None, data_root: Path | None = None
 ) -> Measurement:
-    """Measure a student as training judged it: the same images give the recorded numbers.
+    """Measure a student as training judged it: its test images give the recorded numbers.
 
     Args:
         student: trained.
@@ -75,11 +76,15 @@ def evaluate_student(
     Raises:
         UsageError: there are no such images, or their classes are not the student's.
     """
+    remarks = [student.changed] if student.changed else []
     if folder is not None:
+        if data_root is not None:
+            raise UsageError(
+                "evaluate: --folder is measured, or the data set in --data-root. Give one of them."
+            )
         split = labelled_pictures(folder, student.sheet.classes, **student.fitting("evaluate"))
-        return Measurement(str(folder), len(split), _metrics(student, split), None, ())
+        return Measurement(str(folder), len(split), _metrics(student, split), None, tuple(remarks))
     data = _test_data(student, data_root)
-    remarks = []
     if data.fingerprint != student.record.settings["data"]["fingerprint"]:
         remarks.append("These are not the images that its record was measured on: the data set has changed.")
     recorded = student.record.epochs[-1]["test"]
@@ -107,4 +112,4 @@ def _test_data(student: Student, data_root: Path | None) -> Dataset:
             f"evaluate: the classes of data set {found.name!r} are not the student's any more. Name the data "
             "that it was trained on by --data-root, or a --folder."
         )
-    return found
+    return split_validation(found, student.record.settings["val_fraction"])

@@ -65,7 +65,8 @@ def export_student(student: Student, form: str, folder: Path | None = None) -> l
         What was written and checked, a line each.
 
     Raises:
-        UsageError: a package is missing, or an unknown form.
+        UsageError: a package is missing, an unknown form, a folder with files of something else, or a student
+            whose code has changed since its training.
         KdzooError: the network cannot be exported in this form, or its logits come out different.
         StorageError: the folder cannot be written.
     """
@@ -79,6 +80,9 @@ def export_student(student: Student, form: str, folder: Path | None = None) -> l
     folder = Path("exports") / f"{name}-{record.key[:8]}" if folder is None else folder
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"export: {folder} is a file. Name a folder by --output.")
+    _check_free(folder, record.key)
+    if student.changed:
+        raise UsageError(f"export: {student.changed} Train it again, or bring the code back as it was.")
     student.network.cpu().eval()
     content, checked = writers[form](student)
     write_atomic(folder / FILES[form], content)
@@ -88,6 +92,20 @@ def export_student(student: Student, form: str, folder: Path | None = None) -> l
     )
     return [f"{folder / FILES[form]}: {checked}", f"{folder / 'config.json'}: classes, sizes, normalisation",
             f"{folder / 'README.md'}: model card"]  # fmt: skip
+
+
+def _check_free(folder: Path, key: str) -> None:
+    """Check that nothing is in the way but earlier exports of the same student."""
+    present = [f for f in (*FILES.values(), "config.json", "README.md") if (folder / f).exists()]
+    try:
+        known = json.loads((folder / "config.json").read_bytes())["kdzoo"]["record"] if present else key
+    except (OSError, ValueError, KeyError, TypeError):
+        known = None
+    if known != key:
+        raise UsageError(
+            f"export: {folder} has files that are not of this student: {', '.join(present)}. Name another "
+            "folder by --output, or take them away."
+        )
 
 
 def _weights(student: Student) -> tuple[bytes, str]:
@@ -174,9 +192,12 @@ def _quiet(form: str) -> Iterator[None]:
 
 
 def _compared(form: str, student: Student, program: Callable[[Tensor], Tensor]) -> str:
-    """Run a program on more images than it was made with, and say how far off its logits are."""
+    """Run a program on more images than it was made with, and say how far off its logits are.
+
+    Programs compute in float32, whatever the student was judged in.
+    """
     images = _images(student, 5)
-    expected = student.logits(Split(images.numpy(), np.zeros(len(images), np.int64)))
+    expected = student.logits(Split(images.numpy(), np.zeros(len(images), np.int64)), "float32")
     got = program(images)
     difference = float((expected - got).abs().max()) if got.shape == expected.shape else math.inf
     if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,9 @@ from kdzoo.data.pipeline import Feed
 from kdzoo.data.stream import feed_of
 from kdzoo.data.views import Views
 from kdzoo.models import build_model
+from kdzoo.models.base import model_origin
 from kdzoo.results.record import Record
-from kdzoo.results.sheet import WEIGHTS, Sheet, read_sheet
+from kdzoo.results.sheet import SHEET, WEIGHTS, Sheet, read_sheet
 from kdzoo.students.find import find_run
 from kdzoo.training.choices import check_workers
 from kdzoo.training.evaluation import chunk_of
@@ -38,12 +40,14 @@ class Student:
         record: of its training.
         sheet: how it is built and fed.
         network: maps normalised images [N, C, H, W] to a `ModelOutput`.
+        changed: what defines its network and is not as it was in training; None where all is.
     """
 
     folder: Path
     record: Record
     sheet: Sheet
     network: nn.Module
+    changed: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -64,10 +68,16 @@ class Student:
         )  # fmt: skip
 
     @torch.no_grad()
-    def logits(self, split: Split) -> Tensor:
-        """Give [N, K] logits of a split's images, float32, on the student's device."""
+    def logits(self, split: Split, precision: str | None = None) -> Tensor:
+        """Give [N, K] logits of a split's images, float32, on the student's device.
+
+        Args:
+            split: as for `feed`.
+            precision: of the pass, "float32" or "bf16"; None takes that in which it was judged.
+        """
         chunks = self.feed(split).chunks(chunk_of(self.sheet.size))
-        return torch.cat([run_network(self.network, c, self.sheet.precision).logits for c, _ in chunks])
+        precision = precision or self.sheet.precision
+        return torch.cat([run_network(self.network, c, precision).logits for c, _ in chunks])
 
     def predict(self, pictures: Sequence[str | Path], *, top: int = 5) -> list[list[tuple[str, float]]]:
         """Name the most likely classes of pictures of any size and mode.
@@ -114,20 +124,27 @@ class Student:
 
 
 def load_student(
-    run: str | Path, *, work_dir: str | Path = "work_dirs", device: str | torch.device = "cpu"
+    run: str | Path,
+    *,
+    work_dir: str | Path = "work_dirs",
+    benchmark: str | None = None,
+    device: str | torch.device = "cpu",
 ) -> Student:
     """Load the student of a finished run.
 
     Args:
         run: its folder, its record.json, or its method, where the work directory has one such run.
         work_dir: where a method is looked for.
+        benchmark: the one whose runs are looked at for a method; None looks at all.
         device: where the student shall live.
 
     Raises:
-        UsageError: there is no such run, or something in its folder is missing or damaged.
+        UsageError: there is no such run, or something in its folder is missing, damaged, or of another run.
     """
-    folder, record = find_run(run, Path(work_dir))
+    folder, record = find_run(run, Path(work_dir), benchmark)
     sheet = read_sheet(folder)
+    if sheet.record != record.key:
+        raise UsageError(f"{folder}: its {SHEET} is of another run than its record. Train the run again.")
     # Its weights are in the folder: nothing is fetched.
     options = {n: v for n, v in sheet.network["options"].items() if n != "pretrained"}
     with torch.random.fork_rng(devices=[]):
@@ -138,12 +155,27 @@ def load_student(
             )  # fmt: skip
         except UsageError as error:
             raise UsageError(f"{error} If a plug-in brings it, name its file by --plugin.") from error
+    weights = folder / WEIGHTS
     try:
-        network.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
+        content = weights.read_bytes()
+        if hashlib.sha256(content).hexdigest() != sheet.weights:
+            raise UsageError(
+                f"{weights}: these are not the weights that its record tells of. Delete {folder}, and train "
+                "the run again."
+            )
+        network.load_state_dict(safetensors.torch.load(content))
     except FileNotFoundError as error:
-        raise UsageError(f"{folder / WEIGHTS}: there is no such file. Train the run again.") from error
+        raise UsageError(f"{weights}: there is no such file. Train the run again.") from error
     except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
-        raise UsageError(
-            f"{folder / WEIGHTS}: it does not hold this student's weights: {str(error).splitlines()[0]}"
-        ) from error
-    return Student(folder, record, sheet, network.to(device).eval())
+        said = str(error).splitlines()[0]
+        raise UsageError(f"{weights}: it does not hold this student's weights: {said}") from error
+    return Student(folder, record, sheet, network.to(device).eval(), _changed(record, sheet))
+
+
+def _changed(record: Record, sheet: Sheet) -> str | None:
+    """Say whether the code of a network from outside is another than in training."""
+    name = sheet.network["type"]
+    origin = model_origin(name, {n: v for n, v in sheet.network["options"].items() if n != "pretrained"})
+    if origin.get("plug_in") == record.settings["student"].get("plug_in"):
+        return None
+    return f"The code of network {name!r} is not what it was when this student was trained."

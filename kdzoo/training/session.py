@@ -3,12 +3,13 @@ finishes."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import safetensors.torch
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from kdzoo.checks import KdzooError, StorageError
 from kdzoo.data import Split
 from kdzoo.data.picture_files import PictureFiles
+from kdzoo.data.pictures import Fit
 from kdzoo.data.pipeline import Feed
 from kdzoo.data.stream import feed_of
 from kdzoo.data.views import resize
@@ -29,7 +31,7 @@ from kdzoo.models.base import flops
 from kdzoo.outputs import Setting
 from kdzoo.registry import DISTILLERS
 from kdzoo.results.record import SCHEMA, Record, accuracy_of
-from kdzoo.results.sheet import WEIGHTS, Sheet, write_sheet
+from kdzoo.results.sheet import WEIGHTS, Sheet, check_sheet, write_sheet
 from kdzoo.results.store import write_record
 from kdzoo.sources import Source, build_source
 from kdzoo.training import checkpoint
@@ -91,6 +93,7 @@ class Session:
                 checkpoint.discard(member.folder)
         if not pending:
             return
+        check_sheet(self._sheet(pending[0], pending[0].key))
         self._open()
         pending = self._with_teachers(pending)
         for seed in self.plan.seeds:
@@ -289,9 +292,10 @@ class Session:
         distiller = member.distiller
         deployed = (member.network if distiller is None else distiller.deployed(member.network)).eval()
         weights = {k: v.detach().cpu().contiguous().clone() for k, v in deployed.state_dict().items()}
-        write_atomic(planned.folder / WEIGHTS, safetensors.torch.save(weights))
+        content = safetensors.torch.save(weights)
+        write_atomic(planned.folder / WEIGHTS, content)
         plan = self.plan
-        write_sheet(planned.folder, self._sheet())
+        write_sheet(planned.folder, self._sheet(planned, hashlib.sha256(content).hexdigest()))
         record = Record(
             schema=SCHEMA,
             key=planned.key,
@@ -317,10 +321,12 @@ class Session:
         write_record(planned.folder, record)
         checkpoint.discard(planned.folder)
 
-    def _sheet(self) -> Sheet:
+    def _sheet(self, planned: PlannedMember, weights: str) -> Sheet:
         plan, section = self.plan, self.plan.benchmark.student
         mean, std = plan.statistics
         options = plan.benchmark.data_options
+        # A data set from outside may mean something of its own by "fit".
+        fit = options.get("fit")
         return Sheet(
             network={"type": section.network, "options": dict(section.options)},
             classes=plan.data.classes,
@@ -329,8 +335,10 @@ class Session:
             mean=mean,
             std=std,
             precision=plan.benchmark.precision,
-            pictures={"fit": options.get("fit", "crop"), "short_side": plan.short_side},
+            pictures={"fit": fit if fit in get_args(Fit) else "crop", "short_side": plan.short_side},
             data={"type": plan.benchmark.data, "options": dict(options)} if plan.reloadable else None,
+            record=planned.key,
+            weights=weights,
         )
 
     def _notes(self, planned: PlannedMember) -> list[str]:

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 import kdzoo
+from kdzoo import plugins
+from kdzoo.registry import DATASETS, MODELS
 
 NETWORKS = {
     "zoo": "resnet8",
@@ -44,6 +46,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
     return folder
+
+
+@pytest.fixture
+def registries_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    monkeypatch.setattr(plugins, "_files", {})
+    for registry in (MODELS, DATASETS):
+        registry.names()
+        monkeypatch.setattr(registry, "_module_dict", dict(registry.module_dict))
 
 
 @pytest.fixture

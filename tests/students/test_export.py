@@ -5,6 +5,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -170,6 +171,99 @@ def test_the_command_writes_to_a_folder_named_after_the_run(runs, in_an_empty_fo
     ]  # fmt: skip
 
 
+def test_nothing_of_somebody_else_is_written_over(bench, tmp_path):
+    bench.run("scratch,kd")
+    scratch, kd = (load_student(m, work_dir=bench.folder / "work") for m in ("scratch", "kd"))
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "README.md").write_text("# My own project")
+    with pytest.raises(UsageError, match=r"that are not of this student: README\.md\. Name another"):
+        export_student(scratch, "safetensors", folder)
+    assert [(p.name, p.read_text()) for p in folder.iterdir()] == [("README.md", "# My own project")]
+    (folder / "README.md").unlink()
+    (folder / "notes.txt").write_text("mine")
+    for form in ("safetensors", "safetensors", "torch"):
+        export_student(scratch, form, folder)
+    assert "`model.pt2`" in (folder / "README.md").read_text()
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    with pytest.raises(UsageError, match="not of this student"):
+        export_student(kd, "safetensors", folder)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch"])
+def test_a_student_judged_in_bf16_is_exported_in_float32(bench, tmp_path, form):
+    bench.run("scratch", precision="bf16")
+    student = load_student("scratch", work_dir=bench.folder / "work")
+    assert "largest difference" in export_student(student, form, tmp_path)[0]
+    assert "computed in bf16; the files here compute in float32" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "network", ["module:plain_of_a_user.Plain", "torchvision:squeezenet1_1", "narrow_of_a_user"]
+)
+def test_the_card_of_any_network_runs(tmp_path, network, monkeypatch, registries_as_before):
+    """Where kdzoo builds the network, too: modules, torchvision's on grey images, plug-ins."""
+    (tmp_path / "narrow.py").write_text(NARROW)
+    (tmp_path / "plain_of_a_user.py").write_text(PLAIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    if network in NARROW:
+        kdzoo.load_plugin(tmp_path / "narrow.py")
+    data = kdzoo.from_arrays(*grey(12), *grey(6), classes=CLASSES)
+    results = kdzoo.run(
+        data=data, methods="scratch", student=network, epochs=1, work_dir=tmp_path / "work", device="cpu",
+        threads=1, cfg_options={"recipe.batch_size": 6, "recipe.optimizer.lr": 1e-3},
+    )  # fmt: skip
+    assert not results.failed
+    student = load_student("scratch", work_dir=tmp_path / "work")
+    export_student(student, "safetensors", tmp_path / "out")
+    monkeypatch.chdir(tmp_path / "out")
+    card = Path("README.md").read_text()
+    names = {}
+    exec(card.split("```python\n")[1].split("```")[0], names)
+    assert ("load_plugin" in card) == (network in NARROW)
+    seen = np.ascontiguousarray(grey(5)[0][:, None])
+    with torch.no_grad():
+        logits = names["network"].eval()(normalised(student, seen)).logits
+    torch.testing.assert_close(logits, expected(student, seen))
+
+
+def grey(count):
+    """Images [N, 32, 32] and their classes."""
+    draw = np.random.default_rng(0)
+    return draw.integers(0, 255, (count, 32, 32), np.uint8), np.arange(count) % len(CLASSES)
+
+
+PLAIN = """
+from torch import nn
+
+class Plain(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(4, num_classes)
+
+    def forward(self, images):
+        return self.fc(self.conv(images).relu().mean((2, 3)))
+"""
+NARROW = """
+from torch import nn
+
+from kdzoo import ModelOutput
+from kdzoo.registry import MODELS
+
+
+@MODELS.register("narrow_of_a_user")
+class Narrow(nn.Module):
+    def __init__(self, num_classes, channels, size):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(channels, 4, 3), nn.Linear(4, num_classes)
+
+    def forward(self, images):
+        embedding = self.conv(images).relu().mean((2, 3))
+        return ModelOutput(self.fc(embedding), embedding)
+"""
+
+
 def test_a_missing_package_is_named(runs, tmp_path, monkeypatch):
     student = load_student("scratch", work_dir=runs / "zoo")
     real = importlib.util.find_spec
@@ -209,7 +303,7 @@ def test_a_network_that_cannot_be_exported_is_told_in_a_line_and_nothing_is_writ
 def test_a_program_with_other_logits_is_not_written(runs, tmp_path, monkeypatch):
     student = load_student("scratch", work_dir=runs / "zoo")
     real = type(student).logits
-    monkeypatch.setattr(type(student), "logits", lambda self, split: real(self, split) + 0.01)
+    monkeypatch.setattr(type(student), "logits", lambda *given: real(*given) + 0.01)
     with pytest.raises(KdzooError, match=r"the logits of the torch program lie 1\.0e-02 from the student's"):
         export_student(student, "torch", tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,13 @@
 """Students found, loaded, shown pictures, measured again."""
 
+import hashlib
+import importlib
 import json
+import os
 import shutil
+import sys
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,8 +17,10 @@ from PIL import Image
 import kdzoo
 from kdzoo import cli
 from kdzoo.checks import UsageError
+from kdzoo.data import Dataset
+from kdzoo.registry import DATASETS
 from kdzoo.results.sheet import read_sheet
-from kdzoo.students import find_run, load_student
+from kdzoo.students import export_student, find_run, load_student
 from kdzoo.students.evaluate import evaluate_student
 
 from .conftest import CLASSES, NETWORKS, pictures
@@ -64,10 +72,31 @@ def test_runs_that_cannot_be_found_are_told(runs, tmp_path):
     twice = tmp_path / "twice"
     shutil.copytree(runs / "zoo", twice)
     shutil.copytree(folder_of(twice), folder_of(twice).parent.parent / "1" / "scratch-other")
+    newer = next((twice).glob("runs/*/*/1/scratch-other/record.json"))
+    os.utime(newer, (2e9, 2e9))
     with pytest.raises(
-        UsageError, match=r"2 runs of 'scratch' are in .* Name a folder: .*0/scratch.*1/scratch"
+        UsageError, match=r"2 runs of 'scratch' are in .*newest first:\n  .*1/scratch.*\n  .*0/scratch"
     ):
         find_run("scratch", twice)
+
+
+def test_a_run_is_found_by_what_its_method_means_and_by_benchmark(bench, tmp_path):
+    work = bench.folder / "work"
+    bench.run("kd,kd:alpha=0.5,reffakd")
+    usual = find_run("kd", work)[1].settings["method"]["options"]
+    assert find_run(f"kd:alpha={usual['alpha']:g}", work)[1].method == "kd"
+    assert find_run("kd:alpha=0.50:temperature=4", work)[1].method == "kd:alpha=0.5"
+    assert find_run("kd+reffakd", work)[1].method == "reffakd"
+    assert find_run("kd", work, "tiny")[1].method == "kd"
+    with pytest.raises(UsageError, match=r"work of benchmark 'other' has no finished runs"):
+        find_run("kd", work, "other")
+    with pytest.raises(UsageError, match=r"there is no folder work/none\. Name the folder"):
+        find_run("work/none", work)
+    damaged = find_run("kd:alpha=0.5", work)[0] / "record.json"
+    damaged.write_text("{")
+    assert find_run("kd", work)[1].method == "kd"
+    with pytest.raises(UsageError, match="JSON"):
+        find_run("kd:alpha=0.5", work)
 
 
 @pytest.fixture
@@ -101,7 +130,9 @@ def test_a_student_that_diverged_is_none(copied):
         (lambda f: change(f / "student.json", network={"type": "resnet14", "options": {}}), "does not hold"),
         (lambda f: change(f / "student.json", classes=["a", "b"]), "does not hold this student's weights"),
         (lambda f: (f / "student.safetensors").unlink(), "there is no such file"),
-        (lambda f: (f / "student.safetensors").write_bytes(b"\0" * 40), "does not hold"),
+        (lambda f: (f / "student.safetensors").write_bytes(b"\0" * 40), "these are not the weights"),
+        (lambda f: change(f / "student.json", weights=hashlib.sha256(b"").hexdigest()), "these are not the"),
+        (lambda f: change(f / "student.json", record="0" * 64), "is of another run than its record"),
     ],
 )
 def test_what_is_missing_or_damaged_is_told_in_a_line(copied, damage, words):
@@ -224,3 +255,87 @@ def test_a_student_of_a_plug_in_asks_for_its_file(bench):
     change(folder / "student.json", network={"type": "my_net", "options": {}})
     with pytest.raises(UsageError, match="If a plug-in brings it, name its file by --plugin"):
         load_student(folder)
+
+
+def test_a_student_whose_code_has_changed_is_told_of_and_not_exported(bench, tmp_path, monkeypatch, capsys):
+    own = tmp_path / "ownnet_of_a_user.py"
+    own.write_text(NET)
+    monkeypatch.syspath_prepend(tmp_path)
+    bench.run("scratch", student="module:ownnet_of_a_user.Net")
+    work = bench.folder / "work"
+    student = load_student("scratch", work_dir=work)
+    assert student.changed is None
+    # As a new start of Python finds it.
+    monkeypatch.delitem(sys.modules, "ownnet_of_a_user")
+    own.write_text(NET.replace("return self.fc", "return -self.fc"))
+    importlib.invalidate_caches()
+    shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+    student = load_student("scratch", work_dir=work)
+    assert "'module:ownnet_of_a_user.Net' is not what it was when" in student.changed
+    assert student.changed in str(evaluate_student(student))
+    with pytest.raises(UsageError, match=r"Train it again, or bring the code back as it was\."):
+        export_student(student, "safetensors", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    picture = tmp_path / "a.png"
+    Image.new("L", (8, 8)).save(picture)
+    assert cli.main(["predict", "scratch", str(picture), "--work-dir", str(work)]) == 0
+    assert "is not what it was" in capsys.readouterr().err
+
+
+def test_the_validation_images_are_taken_off_again(bench):
+    bench.run("scratch", val_fraction=0.25)
+    measured = evaluate_student(load_student("scratch", work_dir=bench.folder / "work"))
+    assert measured.remarks == ()
+    assert measured.metrics == measured.recorded
+
+
+def stretched(classes):
+    """Give a data set from outside, whose `fit` is its own affair."""
+
+    def load(root: Path | None, *, fit: Literal["pad", "stretch"] = "pad") -> Dataset:
+        """Load.
+
+        Args:
+            root: of no use.
+            fit: ours.
+        """
+        data = kdzoo.from_arrays(*pictures(12), *pictures(6))
+        return Dataset("stretched", data.train, data.test, classes)
+
+    return load
+
+
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def test_an_option_named_fit_of_somebody_elses_data_is_not_ours(tmp_path, fit, registries_as_before):
+    DATASETS.register("stretched")(stretched(CLASSES))
+    kdzoo.run(data=f"stretched:fit={fit}", methods="scratch", student="resnet8", epochs=1, work_dir=tmp_path,
+              device="cpu", threads=1, cfg_options={"recipe.batch_size": 6})  # fmt: skip
+    student = load_student("scratch", work_dir=tmp_path)
+    assert student.sheet.pictures["fit"] == "crop"
+    assert evaluate_student(student).metrics == student.record.epochs[-1]["test"]
+
+
+def test_what_a_sheet_cannot_say_is_told_before_training(tmp_path, registries_as_before):
+    DATASETS.register("stretched")(stretched(("a" * 1001, "b", "c")))
+    with pytest.raises(UsageError, match=r"classes\[0\] must be a text of 1 to 1000 characters"):
+        kdzoo.run(data="stretched", methods="scratch", student="resnet8", epochs=1, work_dir=tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_folder_and_a_data_root_are_too_much(runs, tmp_path):
+    student = load_student("scratch", work_dir=runs / "zoo")
+    with pytest.raises(UsageError, match=r"--folder is measured, or the data set in --data-root"):
+        evaluate_student(student, folder=runs / "pictures", data_root=tmp_path)
+
+
+NET = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.conv, self.fc = nn.LazyConv2d(4, 3), nn.LazyLinear(num_classes)
+
+    def forward(self, images):
+        return self.fc(self.conv(images).relu().mean((2, 3)))
+"""
