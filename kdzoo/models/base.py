@@ -58,6 +58,28 @@ class Family(ABC):
         """
         return {}
 
+    def published_classes(self) -> int | None:
+        """Count the classes that its published weights tell apart; None where it has no such weights."""
+        return None
+
+
+def published_classes(name: str, options: Mapping[str, object]) -> int | None:
+    """Count the classes that the published weights tell apart from which a network starts.
+
+    Args:
+        name: as `build_model` takes it.
+        options: the same.
+
+    Returns:
+        None for a network that starts from none.
+    """
+    build = find_model(name)
+    family = getattr(build, "__self__", None)
+    if not isinstance(family, Family) or "pretrained" not in options:
+        return None
+    known: dict[str, Any] = checked(f"model {name}", options_of(build), options)
+    return family.published_classes() if known["pretrained"] else None
+
 
 def find_model(name: str) -> Callable[..., nn.Module]:
     """Find what builds a network: a registered class or function, or `build` of a family's member.

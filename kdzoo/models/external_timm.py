@@ -77,6 +77,11 @@ class Timm(Family):
         """Name the published weights and where they are from, if they are asked for."""
         return {"weights": self._published()} if options["pretrained"] else {}
 
+    def published_classes(self) -> int | None:
+        """Count the classes of the published weights, as timm tells them."""
+        config = _timm().models.get_pretrained_cfg(self.member)
+        return int(config.num_classes) if config else None
+
     def _published(self) -> dict[str, str]:
         config = _timm().models.get_pretrained_cfg(self.member)
         place = config and (config.hf_hub_id or config.url)

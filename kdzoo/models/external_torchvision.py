@@ -88,6 +88,10 @@ class TorchVision(Family):
         weights = self._weights()
         return {"weights": {"name": str(weights), "from": weights.url}}
 
+    def published_classes(self) -> int | None:
+        """Count the classes of torchvision's default weights."""
+        return len(self._weights().meta["categories"])
+
     def _weights(self) -> Any:
         return _models().get_model_weights(self.member).DEFAULT
 

@@ -19,6 +19,7 @@ from kdzoo.distillers.base import Distiller
 from kdzoo.keys import fingerprint
 from kdzoo.methods import Method, expand, listed, resolve
 from kdzoo.models import build_model, output_shapes
+from kdzoo.models.base import published_classes
 from kdzoo.outputs import Setting, Shapes
 from kdzoo.registry import DISTILLERS, SOURCES, plug_in
 from kdzoo.results.record import Record
@@ -233,6 +234,7 @@ def _keyed(
     if given is not None and any(needs_teacher(m) for m in methods):
         with torch.device("meta"):
             fitting_weights(plan.build_network(benchmark.section("teacher")), given)
+    _check_untrained(plan, given)
     artifacts: dict[str, ArtifactPlan] = {}
     used: dict[str, dict[str, str]] = {}
     for method in methods:
@@ -249,6 +251,27 @@ def _keyed(
             )
     members = tuple(_member(plan, method, seed, used[method.name]) for seed in seeds for method in methods)
     return replace(plan, members=members, artifacts=artifacts, remarks=tuple(remarks))
+
+
+def _check_untrained(plan: Plan, given: Path | None) -> None:
+    """Refuse scores of published weights for other classes, untrained: their classifier would be random. Their
+    features serve as they are."""
+    section, classes = plan.benchmark.section("teacher"), len(plan.data.classes)
+    asking = [m.name for m in plan.methods if _reads_scores(m)]
+    if given is not None or section.recipe.epochs or not asking:
+        return
+    published = published_classes(section.network, section.options)
+    if published is not None and published != classes:
+        raise UsageError(
+            f"teacher {section.network}: its published weights are for {published:,} classes, the data has "
+            f"{classes:,}, and so its classifier starts at random. Train it for {', '.join(asking)}: "
+            "--teacher-epochs."
+        )
+
+
+def _reads_scores(method: Method) -> bool:
+    source_needs = SOURCES.find(method.source).needs if method.source else frozenset()
+    return "classifier" in DISTILLERS.find(method.distiller).needs or "teacher" in source_needs
 
 
 def _named(benchmark: Benchmark, protocol: Mapping[str, Any]) -> dict[str, str]:

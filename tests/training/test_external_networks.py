@@ -11,6 +11,7 @@ import torchvision
 from kdzoo import api, cli
 from kdzoo.checks import KdzooError, UsageError
 from kdzoo.models import build_model
+from kdzoo.models.base import published_classes
 from kdzoo.training.artifacts import fitting_weights
 
 SMALL = "mobilenetv3_small_050"
@@ -158,14 +159,14 @@ def test_a_published_teacher_is_taken_as_it_comes_and_fetched_once(make_bench, m
     monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
     bench = make_bench("")
     teacher = f"timm:{SMALL}:pretrained=true"
-    command = bench.command("scratch,kd", "--teacher", teacher, "--teacher-epochs", "0")
+    command = bench.command("scratch,pkt", "--teacher", teacher, "--teacher-epochs", "0")
     assert cli.main([*command, "--dry-run"]) == 0
     assert f"read       teacher (timm:{SMALL}, pretrained, as it comes)" in capsys.readouterr().out
     assert asked == []
     assert cli.main(command) == 0
     assert "(pretrained)" in capsys.readouterr().out
     assert len(asked) == 1
-    artifact = bench.contents()["kd", 0][0]["artifacts"]["teacher"]
+    artifact = bench.contents()["pkt", 0][0]["artifacts"]["teacher"]
     assert (artifact["origin"], artifact["seed"]) == ("pretrained", None)
     assert artifact["settings"]["weights"]["name"] == f"{SMALL}.lamb_in1k"
     assert "optimizer" not in artifact["settings"]
@@ -177,11 +178,29 @@ def test_a_published_teacher_is_taken_as_it_comes_and_fetched_once(make_bench, m
     assert "Teacher: " in (page := (bench.folder / "work" / "leaderboard.md").read_text())
     assert "pretrained weights, not trained further" in page
     # Another start fetches nothing: its weights are in the work directory.
-    assert cli.main(bench.command("scratch,kd,dkd", "--teacher", teacher, "--teacher-epochs", "0")) == 0
+    assert cli.main(bench.command("scratch,pkt,at", "--teacher", teacher, "--teacher-epochs", "0")) == 0
     assert len(asked) == 1
     trained = make_bench("", "trained")
     assert cli.main(trained.command("kd", "--teacher", teacher, "--teacher-epochs", "1")) == 0
     assert trained.contents()["kd", 0][0]["artifacts"]["teacher"]["origin"] == "trained"
+
+
+def test_a_classifier_at_random_teaches_no_scores(make_bench):
+    bench = make_bench(f'teacher["network"] = dict(type="timm:{SMALL}", pretrained=True)\n')
+    with pytest.raises(
+        UsageError, match=r"for 1,000 classes, the data has 4, .*Train it for kd, dkd: --teacher-epochs\."
+    ):
+        api.plan(**bench.options("scratch,pkt,kd,dkd,reffakd", teacher_epochs=0))
+    assert api.plan(**bench.options("scratch,pkt,at,reffakd", teacher_epochs=0))
+    assert api.plan(**bench.options("kd", teacher_epochs=1))
+
+
+def test_published_weights_tell_their_classes():
+    assert published_classes("torchvision:resnet18", {"pretrained": "true"}) == 1000
+    assert published_classes("timm:convnext_tiny.fb_in22k", {"pretrained": True}) == 21841
+    assert published_classes("timm:resnet18", {"pretrained": False}) is None
+    assert published_classes("torchvision:resnet18", {}) is None
+    assert published_classes("resnet20", {}) is None
 
 
 def test_plain_checkpoints_of_timm_and_torchvision_are_teachers(make_bench, tmp_path):
