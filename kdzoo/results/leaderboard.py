@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -319,11 +320,11 @@ def _terminal_group(found: Group) -> str:
     for artifact in found.teachers:
         score = {"last": artifact["score"].get("top1"), **artifact["score"]}
         values = [_narrow(score.get(quantity), quantity) for quantity in ("last", *quantities)]
-        lines.append([ascii_only(f"teacher {artifact['network']}", 26), *values])
+        lines.append([_in_lines(f"teacher {artifact['network']}"), *values])
     for row in found.rows:
         best = row.over_seeds("best_on_test").format().split(" (")[0]
         means = [_narrow(row.over_seeds(quantity).mean, quantity) for quantity in quantities[1:]]
-        lines.append([ascii_only(row.name, 26), _accuracy(row), best, *means])
+        lines.append([_in_lines(row.name), _accuracy(row), best, *means])
     headers = ["method", "top-1, last", "best on test*", "NLL", "ECE", "s/epoch"]
     table = tabulate(lines, headers, disable_numparse=True, colalign=["left", *["right"] * 5])
     settings = found.settings
@@ -335,6 +336,16 @@ def _terminal_group(found: Group) -> str:
     )
     wrapped = [_wrap(remark) for remark in (*_small_test_set(found), *remarks)]
     return "\n".join([_wrap(heading), table, *wrapped])
+
+
+def _in_lines(name: str, width: int = 28) -> str:
+    """Break a long spelling before its options and its source, so that those of a sweep can be told apart."""
+    lines = [""]
+    for part in re.split(r"(?=[:+])", ascii_only(name, 200)):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line for whole in lines for line in textwrap.wrap(whole, width))
 
 
 def _narrow(value: float | None, quantity: str) -> str:

@@ -254,8 +254,10 @@ def _keyed(
 
 
 def _check_untrained(plan: Plan, given: Path | None) -> None:
-    """Refuse scores of published weights for other classes, untrained: their classifier would be random. Their
-    features serve as they are."""
+    """Refuse scores of published weights for other classes, untrained: their classifier would be random.
+
+    Their features serve as they are.
+    """
     section, classes = plan.benchmark.section("teacher"), len(plan.data.classes)
     asking = [m.name for m in plan.methods if _reads_scores(m)]
     if given is not None or section.recipe.epochs or not asking:

@@ -371,3 +371,17 @@ def test_nothing_is_said_of_bold_where_one_seed_allows_none():
     assert "bold" not in page.lower()
     assert "A number without ± is of one seed" in page
     assert "No method is bold" in leaderboard([*seeds_of("kd", [77.0, 77.1]), *seeds_of("rkd", [77.1, 77.0])])
+
+
+def test_a_sweep_can_be_told_apart_in_a_terminal():
+    shares = (0.25, 0.5, 0.75)
+    names = [f"kd:temperature=20+classmean:share={share}:tau=0.125" for share in shares]
+    text = terminal_table([record_of(name) for name in names])
+    for share in shares:
+        (line,) = (line for line in text.splitlines() if f"share={share}" in line)
+        assert len(line) <= 100
+    assert "..." not in text
+    assert max(map(len, text.splitlines())) <= 100
+    assert "kd:temperature=20+classmean\n:share=0.5:tau=0.125\n" in "\n".join(
+        line.split("  ")[0].rstrip() for line in text.splitlines()
+    )
