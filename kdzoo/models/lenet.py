@@ -37,7 +37,8 @@ class LeNet5(nn.Module):
         super().__init__()
         check_input("model lenet5", num_classes=num_classes, channels=channels)
         if size != 32:
-            raise usage("model lenet5", "size", "32", size, "Resize the images to 32x32 pixels.")
+            advice = "Resize them by --cfg-options views.resize=32, or take --student resnet8 or another."
+            raise usage("model lenet5", "size", "32", size, advice)
         self.conv1 = nn.Sequential(nn.Conv2d(channels, 6, 5), nn.BatchNorm2d(6))
         self.conv2 = nn.Sequential(nn.Conv2d(6, 16, 5), nn.BatchNorm2d(16))
         self.hidden = nn.Sequential(

@@ -25,5 +25,5 @@ def test_embedding_is_rectified():
 def test_other_sizes_are_refused(size):
     with pytest.raises(UsageError) as error:
         build_model("lenet5", num_classes=10, channels=1, size=size)
-    message = f"model lenet5: size must be 32, got {size}. Resize the images to 32x32 pixels."
-    assert str(error.value) == message
+    advice = "Resize them by --cfg-options views.resize=32, or take --student resnet8 or another."
+    assert str(error.value) == f"model lenet5: size must be 32, got {size}. {advice}"
