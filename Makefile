@@ -9,7 +9,7 @@ bench: $(VENV)/installed
 	$(BIN)/python -m kdzoo.bench --methods scratch,dkd,reffakd
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
