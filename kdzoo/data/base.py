@@ -77,8 +77,8 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of every array, label and class name (SHA-256, 64 hexadecimal digits); pictures that stay in
-        their files are known by names and sizes instead of their content."""
+        """Hash of every array, label and class name (SHA-256, 64 hexadecimal digits); of pictures that stay
+        in their files, the names and the hashes of their contents."""
         digest = hashlib.sha256("\0".join(self.classes).encode())
         for split in (self.train, self.test, self.validation):
             if split is not None:

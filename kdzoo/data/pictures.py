@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from kdzoo.checks import UsageError
 from kdzoo.data.base import Images
+from kdzoo.data.contents import Altered
 from kdzoo.data.picture_files import Channels
 from kdzoo.data.places import shown
 from kdzoo.data.views import resize
@@ -89,7 +90,7 @@ def opened(file: BinaryIO) -> Image.Image:
 
 def reason(error: Exception) -> str:
     """Say in a few words why a picture could not be read, whatever PIL raised."""
-    if isinstance(error, Unfit):
+    if isinstance(error, (Unfit, Altered)):
         return str(error)
     text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
     return f"cannot be decoded: {' '.join(text.split())[:80]}"

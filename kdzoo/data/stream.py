@@ -51,7 +51,7 @@ class _Decoder(torch.utils.data.Dataset[Any]):
         files = self._files
         path = files.path(item.place)
         try:
-            with strict(), open(path, "rb") as file, opened(file) as picture:
+            with strict(), files.open(item.place) as file, opened(file) as picture:
                 if item.seed == _PLAIN:
                     return torch.from_numpy(
                         fitted(picture, size=files.size, channels=files.channels, short_side=files.short_side)

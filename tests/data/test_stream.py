@@ -67,6 +67,7 @@ def test_nothing_is_decoded_when_it_is_loaded(
     monkeypatch.setattr(Image, "open", lambda *a, **k: pytest.fail("a picture was opened"))
     again = load_dataset("image_folder", root, {"size": SIZE, "stream": True})
     assert isinstance(again.train.images, PictureFiles)
+    assert "resized to 28x28 as they are decoded: the short side brought to 32" in again.warnings[0]
     assert again.train.images.shape == (18, 3, SIZE, SIZE)
     assert again.fingerprint == data.fingerprint
     assert again.statistics == IMAGENET
@@ -215,7 +216,7 @@ def copy(root: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(root, tmp_path / "copy"))
 
 
-def test_names_and_sizes_are_what_it_is_known_by(copy: Path, data: Dataset) -> None:
+def test_contents_and_names_are_what_it_is_known_by(copy: Path, data: Dataset) -> None:
     def loaded(**options: object) -> str:
         return load_dataset("image_folder", copy, {"size": SIZE, "stream": True, **options}).fingerprint
 
@@ -223,9 +224,14 @@ def test_names_and_sizes_are_what_it_is_known_by(copy: Path, data: Dataset) -> N
     assert loaded(size=20) != data.fingerprint
     assert loaded(channels="grey") != data.fingerprint
     picture = next((copy / "train" / "ant").iterdir())
-    picture.write_bytes(picture.read_bytes() + b"\0")
+    known, content = picture.stat(), picture.read_bytes()
+    picture.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(picture, ns=(known.st_atime_ns, known.st_mtime_ns))
+    assert picture.stat().st_size == known.st_size
     changed = loaded()
     assert changed != data.fingerprint
+    picture.write_bytes(content)
+    assert loaded() == data.fingerprint
     picture.rename(picture.with_name("z" + picture.name))
     assert loaded() not in (changed, data.fingerprint)
 
@@ -241,6 +247,41 @@ def test_a_damaged_picture_is_named_when_its_turn_comes(copy: Path, workers: int
     assert "Replace what is damaged and run the same command again" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not isinstance(caught.value, UsageError)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda p: p.write_bytes(p.read_bytes()[::-1]), "was changed since this run began"),
+        (lambda p: p.unlink(), "cannot be decoded: No such file or directory"),
+        (lambda p: (p.unlink(), p.symlink_to("/etc/hosts")), "leads out of its folder now"),
+        (lambda p: (p.unlink(), os.mkfifo(p)), "is no file any more"),
+    ],
+    ids=["other content", "gone", "a link that leads out", "a pipe"],
+)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_changes_during_a_run_is_told_in_a_line(
+    copy: Path, workers: int, change: Callable[[Path], object], words: str
+) -> None:
+    path = copy / "train" / "bee" / "0.jpg"
+    images = stream(load_dataset("image_folder", copy, {"size": SIZE, "stream": True}), workers=workers)
+    change(path)
+    with pytest.raises(KdzooError, match=words) as caught:
+        everything(images, 1)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_whose_rights_or_place_on_the_disk_change_is_still_the_same(copy: Path, data: Dataset) -> None:
+    images = stream(load_dataset("image_folder", copy, {"size": SIZE, "stream": True}))
+    for path in (copy / "train" / "ant").iterdir():
+        path.chmod(0o600)
+    for path in (copy / "train" / "bee").iterdir():
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content)
+    for one, other in zip(everything(images, 1), everything(stream(data), 1), strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +301,7 @@ def test_what_cannot_be_streamed_is_told_before_training(
 
 
 def test_labels_must_be_as_many() -> None:
-    files = PictureFiles.of(Path(), [], channels="rgb", size=8, short_side=9)
+    files = PictureFiles.of(Path(), [], np.zeros((0, 32), np.uint8), channels="rgb", size=8, short_side=9)
     with pytest.raises(UsageError, match="images and labels must be as many"):
         Stream(files, np.zeros(1, np.int64), views=Views(), mean=(0,), std=(1,), batch_size=1, seed=0,
                device="cpu", workers=0)  # fmt: skip
