@@ -7,7 +7,7 @@ it depends neither on the worker that makes it nor on how many there are.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from kdzoo.data.pictures import decoded_upright, fitted, opened, reason, strict
 from kdzoo.data.pipeline import Feed, Pipeline
 from kdzoo.data.places import few, shown
 from kdzoo.data.views import Views
+from kdzoo.data.workers import Loading
 from kdzoo.keys import hashes, key
 
 # Stands for "as it is", without random views.
@@ -57,6 +58,9 @@ class _Decoder(torch.utils.data.Dataset[Any]):
                         fitted(picture, size=files.size, channels=files.channels, short_side=files.short_side)
                     )
                 levels = torch.from_numpy(decoded_upright(picture, files.channels))
+        except MemoryError:
+            # No fault of the picture.
+            raise
         except Exception as error:
             return f"{shown(os.fsdecode(path))} {reason(error)}"
         if self._transform is None:
@@ -96,7 +100,13 @@ def random_view(views: Views, size: int, short_side: int) -> Callable[[Tensor], 
 
 def _collated(items: list[Tensor | str]) -> Tensor | list[str]:
     faults = [item for item in items if isinstance(item, str)]
-    return faults or torch.stack([item for item in items if isinstance(item, Tensor)])
+    if faults:
+        return faults
+    images = torch.stack([item for item in items if isinstance(item, Tensor)])
+    if torch.utils.data.get_worker_info() is not None:
+        # Already here, where a full /dev/shm raises: later nobody would hear of it, and wait for ever.
+        images.share_memory_()  # type: ignore[no-untyped-call]
+    return images
 
 
 class Stream(Feed):
@@ -127,7 +137,8 @@ class Stream(Feed):
         self.size = files.size
         self._decoder = _Decoder(files, views)
         self._workers = workers
-        self._ahead: Iterator[Tensor] | None = None
+        self._ahead: Generator[Tensor, None, None] | None = None
+        self._open: list[Loading[_Item, Tensor | list[str]]] = []
         self._next = (-1, -1)
         self._given = (-1, -1)
 
@@ -137,6 +148,8 @@ class Stream(Feed):
             # Somebody wrote into the batch, and it is made again; what was prepared meanwhile is kept.
             return self._views_of(chosen, epoch, None)
         if place != self._next or self._ahead is None:
+            if self._ahead is not None:
+                self._ahead.close()
             self._ahead = self._loaded(self._batches_from(epoch, step))
         images = next(self._ahead)
         self._given = place
@@ -156,30 +169,27 @@ class Stream(Feed):
         streams = hashes(key(self._seed, "views", *place), numbers) >> np.uint64(1)
         return [_Item(*pair) for pair in zip(numbers.tolist(), streams.tolist(), strict=True)]
 
-    def _loaded(self, batches: Iterator[list[_Item]]) -> Iterator[Tensor]:
+    def _loaded(self, batches: Iterator[list[_Item]]) -> Generator[Tensor, None, None]:
         pinned = self.device.type == "cuda"
-        loader = torch.utils.data.DataLoader(
-            self._decoder,
-            batch_sampler=_Once(batches),
-            num_workers=self._workers,
-            collate_fn=_collated,
-            pin_memory=pinned,
-            # Seeds the loader's own draws, which nobody uses: the default generator is left alone.
-            generator=torch.Generator(),
-        )
-        iterator = iter(loader)
-        while True:
-            # Without workers views are drawn here, and the process's generator stays where it was.
-            with torch.random.fork_rng(devices=[], enabled=self._workers == 0):
-                found = next(iterator, None)
-            if found is None:
-                return
-            if isinstance(found, list):
-                raise KdzooError(
-                    f"data: cannot use {few(found)}. Replace what is damaged and run the same command again; "
-                    "taking it away makes other data of it."
-                )
-            yield found.to(self.device, non_blocking=pinned)
+        loading = Loading(self._decoder, _collated, batches, workers=self._workers, pinned=pinned)
+        self._open.append(loading)
+        try:
+            for found in loading:
+                if isinstance(found, list):
+                    raise KdzooError(
+                        f"data: cannot use {few(found)}. Replace what is damaged and run the same command "
+                        "again; taking it away makes other data of it."
+                    )
+                yield found.to(self.device, non_blocking=pinned)
+        finally:
+            loading.close()
+            self._open.remove(loading)
+
+    def close(self) -> None:
+        """End the processes that decode."""
+        for loading in list(self._open):
+            loading.close()
+        self._ahead, self._next, self._given = None, (-1, -1), (-1, -1)
 
     def _views_of(self, indices: npt.ArrayLike, epoch: int, purpose: str | None) -> Tensor:
         return self._all(self._items(indices, epoch, purpose))
@@ -219,13 +229,3 @@ def feed_of(split: Split, *, views: Views, workers: int = 0, **common: Any) -> F
     if isinstance(split.images, PictureFiles):
         return Stream(split.images, split.labels, views=views, workers=workers, **common)
     return Pipeline(split.images, split.labels, views=views, **common)
-
-
-class _Once(torch.utils.data.Sampler[list[_Item]]):
-    """Passes batches on, to one who asks once."""
-
-    def __init__(self, batches: Iterator[list[_Item]]) -> None:
-        self._batches = batches
-
-    def __iter__(self) -> Iterator[list[_Item]]:
-        return self._batches

@@ -66,8 +66,9 @@ class Student:
     @torch.no_grad()
     def logits(self, split: Split) -> Tensor:
         """Give [N, K] logits of a split's images, float32, on the student's device."""
-        chunks = self.feed(split).chunks(chunk_of(self.sheet.size))
-        return torch.cat([run_network(self.network, c, self.sheet.precision).logits for c, _ in chunks])
+        with self.feed(split) as images:
+            chunks = images.chunks(chunk_of(self.sheet.size))
+            return torch.cat([run_network(self.network, c, self.sheet.precision).logits for c, _ in chunks])
 
     def predict(self, pictures: Sequence[str | Path], *, top: int = 5) -> list[list[tuple[str, float]]]:
         """Name the most likely classes of pictures of any size and mode.
