@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdzoo.checks import StorageError, UsageError, usage
+from kdzoo.data.base import LONGEST_NAME, MOST_CLASSES
 from kdzoo.files import write_json
 from kdzoo.results.schema import (
     LARGEST_FILE,
@@ -32,7 +33,7 @@ SHAPE = fields(
     {
         "schema": choice(SCHEMA),
         "network": _PART,
-        "classes": listing(text(1000), 100_000),
+        "classes": listing(text(LONGEST_NAME), MOST_CLASSES),
         "channels": number(1, 1000, whole=True),
         "size": _SIDE,
         "mean": listing(number(), 1000),

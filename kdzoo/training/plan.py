@@ -180,7 +180,10 @@ def make_plan(
     chosen = tuple(resolved.values())
     data = None
     with problems:
-        loaded = dataset or load_dataset(benchmark.data, data_root, benchmark.data_options)
+        # A given one may have been changed in place since it was hashed: this one hashes anew.
+        loaded = (
+            replace(dataset) if dataset else load_dataset(benchmark.data, data_root, benchmark.data_options)
+        )
         data = split_validation(loaded, benchmark.val_fraction)
     problems.raise_all()
     if data is None:
