@@ -7,11 +7,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import torch
 
 from kdzoo.checks import KdzooError
+from kdzoo.data.pictures import take_turns
 
 I = TypeVar("I")  # noqa: E741
 T = TypeVar("T")
@@ -49,6 +51,8 @@ class Loading(Generic[I, T]):
             num_workers=workers,
             collate_fn=collate,
             pin_memory=pinned,
+            # A lock for these alone: who dies while it holds one never gives it back.
+            worker_init_fn=partial(_begin, torch.multiprocessing.get_context().Lock()) if workers else None,
             # Seeds the loader's own draws, which nobody uses: the default generator is left alone.
             generator=torch.Generator(),
         )
@@ -66,8 +70,7 @@ class Loading(Generic[I, T]):
         """
         if self._iterator is None:
             raise StopIteration
-        # Without workers views are drawn here, and the process's generator stays where it was.
-        with _told(self._workers), torch.random.fork_rng(devices=[], enabled=self._workers == 0):
+        with _told(self._workers):
             found = next(self._iterator, None)
         if found is None:
             raise StopIteration
@@ -80,6 +83,11 @@ class Loading(Generic[I, T]):
         # meanwhile, which has no right to.
         if end := getattr(iterator, "_shutdown_workers", None):
             end()
+
+
+def _begin(lock: Any, number: int) -> None:
+    """Begin a process: what is large is decoded by one of all of them at a time."""
+    take_turns(lock)
 
 
 class _Once(torch.utils.data.Sampler[list[I]]):

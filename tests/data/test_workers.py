@@ -21,6 +21,13 @@ from kdzoo.data.workers import Loading
 
 
 @pytest.fixture
+def alive() -> Callable[[], int]:
+    """Says how many processes there are beside those of other tests."""
+    before = set(multiprocessing.active_children())
+    return lambda: len(set(multiprocessing.active_children()) - before)
+
+
+@pytest.fixture
 def images(tmp_path: Path, draw: Callable[..., np.ndarray]) -> Iterator[Stream]:
     for split, count in (("train", 12), ("test", 1)):
         for name in ("cat", "dog"):
@@ -38,11 +45,7 @@ def images(tmp_path: Path, draw: Callable[..., np.ndarray]) -> Iterator[Stream]:
     found.close()
 
 
-def alive() -> int:
-    return len(multiprocessing.active_children())
-
-
-def test_no_process_outlives_its_use(images: Stream) -> None:
+def test_no_process_outlives_its_use(images: Stream, alive: Callable[[], int]) -> None:
     with images:
         first = images.batch(0, 0).images
         assert alive() == 2
@@ -62,7 +65,7 @@ def test_no_process_outlives_its_use(images: Stream) -> None:
     assert alive() == 0
 
 
-def test_no_process_outlives_a_fault(images: Stream) -> None:
+def test_no_process_outlives_a_fault(images: Stream, alive: Callable[[], int]) -> None:
     with pytest.raises(ZeroDivisionError), images:  # noqa: PT012
         images.batch(0, 0)
         raise ZeroDivisionError
@@ -72,9 +75,10 @@ def test_no_process_outlives_a_fault(images: Stream) -> None:
     assert alive() == 0
 
 
-def test_a_process_that_is_killed_is_told_in_a_line(images: Stream) -> None:
+def test_a_process_that_is_killed_is_told_in_a_line(images: Stream, alive: Callable[[], int]) -> None:
+    before = multiprocessing.active_children()
     images.batch(0, 0)
-    for child in multiprocessing.active_children():
+    for child in set(multiprocessing.active_children()) - set(before):
         os.kill(child.pid or 0, signal.SIGKILL)
     # Whoever works meanwhile is not disturbed.
     time.sleep(0.2)
@@ -111,7 +115,7 @@ def test_memory_that_is_full_is_told_in_a_line(error: Exception, words: str) -> 
     loading.close()
 
 
-def test_any_other_fault_keeps_its_kind() -> None:
+def test_any_other_fault_keeps_its_kind(alive: Callable[[], int]) -> None:
     loading = Loading(Failing(ZeroDivisionError("x")), list, iter([[1]]), workers=1, pinned=False)
     with pytest.raises(ZeroDivisionError):
         next(loading)
