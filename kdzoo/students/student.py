@@ -100,7 +100,8 @@ class Student:
         ]
 
     def fitting(self, who: str) -> dict[str, Any]:
-        """Say how pictures become its images, as `fitted` takes it.
+        """Say how pictures become images like those of its data set, as `fitted` takes it; `feed` resizes
+        them as training did.
 
         Args:
             who: who asks, for the message.
@@ -111,7 +112,7 @@ class Student:
         sheet = self.sheet
         if sheet.channels not in (1, 3):
             raise UsageError(f"{who}: the student takes images of {sheet.channels} channels, no pictures.")
-        return {"size": sheet.size, "channels": "grey" if sheet.channels == 1 else "rgb", **sheet.pictures}
+        return {"channels": "grey" if sheet.channels == 1 else "rgb", **sheet.pictures}
 
 
 def load_student(

@@ -119,7 +119,7 @@ class Plan:
     def short_side(self) -> int:
         """Give the pixels to which a picture's short side is brought before its centre is cut out."""
         images = self.data.train.images
-        return images.short_side if isinstance(images, PictureFiles) else self.size
+        return images.short_side if isinstance(images, PictureFiles) else self.data.size
 
     def pending(self) -> list[PlannedMember]:
         """List the members without a record."""

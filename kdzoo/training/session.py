@@ -344,9 +344,11 @@ class Session:
             mean=mean,
             std=std,
             precision=plan.benchmark.precision,
-            pictures={"fit": options.get("fit", "crop"), "short_side": plan.short_side},
+            pictures={
+                "fit": options.get("fit", "crop"), "short_side": plan.short_side, "size": plan.data.size,
+            },
             data={"type": plan.benchmark.data, "options": dict(options)} if plan.reloadable else None,
-        )
+        )  # fmt: skip
 
     def _notes(self, planned: PlannedMember) -> list[str]:
         """Say what a reader of the numbers must know beside the settings."""
