@@ -2,6 +2,7 @@
 
 Command: python -m kdzoo.bench --benchmark imagenet --methods scratch,kd,dkd --data-root DIR
 Data: DIR/train/CLASS and DIR/val/CLASS; pictures stay in their files, and workers decode them (--workers).
+The first start reads all of them once, for the hash of their contents; later ones only what has changed.
 Teacher: torchvision's published weights, downloaded at the first start and not trained further; for classes
 other than ImageNet's train it: --teacher-epochs 100.
 Recipe: the public one for this pair, 100 epochs of batch 512, lr 0.2, x 0.1 after 30, 60 and 90, weight decay

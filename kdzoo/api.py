@@ -240,7 +240,7 @@ def soft_labels(
         if isinstance(made, ClassSource):
             return made.class_rows.cpu()
         rows, everything = [], torch.arange(len(images), device=planned.device)
-        with torch.no_grad():
+        with torch.no_grad(), images:
             for part in torch.split(everything, chunk_of(images.size)):
                 batch = Batch(images.clean(part.cpu()), images.labels[part], part)
                 rows.append(made(batch).log_probs(temperature).exp())

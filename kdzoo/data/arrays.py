@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from kdzoo.checks import Problems, UsageError, usage
-from kdzoo.data.base import Dataset, Images, Labels, Split
+from kdzoo.data.base import Dataset, Images, Labels, Split, fault_of_names
 
 WHO = "data"
 _LAYOUTS = "uint8 [N, H, W], [N, H, W, C] or [N, C, H, W], with H = W and 1 or 3 channels"
@@ -26,6 +26,10 @@ def from_arrays(
     name: str = "arrays",
 ) -> Dataset:
     """Make a data set of arrays: numpy's, torch's, or anything that numpy can turn into one.
+
+    Images are not copied where they lie in memory as they must, because large ones would not fit in there
+    twice. Instead every run hashes them anew: changed in place, they are other data, with records of their
+    own. That costs a second or so for every GB.
 
     Args:
         train_images: uint8 [N, H, W], [N, H, W, C] or [N, C, H, W], squares of 1 or 3 channels. Where both
@@ -136,4 +140,6 @@ def _check_fit(parts: dict[str, tuple[Images, Labels]], classes: Sequence[str] |
         if classes is not None and not len(names) == len(set(names)) == count:
             got = classes if isinstance(classes, str) else names
             raise usage(WHO, "classes", f"{count} different names, one for each class", got)
+        if fault := fault_of_names(names):
+            raise UsageError(f"{WHO}: classes must have names that can be kept: {fault}.")
     problems.raise_all()

@@ -19,6 +19,9 @@ from kdzoo.registry import DATASETS
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
+LONGEST_NAME = 1000  # characters of a class name
+MOST_CLASSES = 100_000
+
 
 @dataclass(frozen=True)
 class Split:
@@ -77,8 +80,8 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of every array, label and class name (SHA-256, 64 hexadecimal digits); pictures that stay in
-        their files are known by names and sizes instead of their content."""
+        """Hash of every array, label and class name (SHA-256, 64 hexadecimal digits); of pictures that stay
+        in their files, the names and the hashes of their contents."""
         digest = hashlib.sha256("\0".join(self.classes).encode())
         for split in (self.train, self.test, self.validation):
             if split is not None:
@@ -115,6 +118,22 @@ class Dataset:
         # Where functools.cached_property looks first; the fields stay frozen.
         vars(self).update(fingerprint=fingerprint, statistics=(means, deviations))
         return self
+
+
+def fault_of_names(names: Sequence[str]) -> str | None:
+    """Say why class names cannot be kept beside a trained student (`kdzoo.results.sheet`); None if they can.
+
+    Args:
+        names: texts.
+    """
+    if len(names) > MOST_CLASSES:
+        return f"there are {len(names):,}, and {MOST_CLASSES:,} are the most"
+    for place, name in enumerate(names):
+        if not 0 < len(name) <= LONGEST_NAME:
+            return f"that of class {place} has {len(name):,} characters, and must have 1 to {LONGEST_NAME:,}"
+        if any("\ud800" <= character <= "\udfff" for character in name):
+            return f"that of class {place} has lone surrogates, which no file can hold: {name[:40]!r}"
+    return None
 
 
 def load_dataset(name: str, root: Path | None = None, options: Mapping[str, object] | None = None) -> Dataset:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -15,9 +12,8 @@ from kdzoo.data import progress
 from kdzoo.data.base import Images
 from kdzoo.data.pictures import opened, reason, strict
 from kdzoo.data.places import few
+from kdzoo.data.threads import in_order, processors
 from kdzoo.data.trees import File, Tree
-
-PIECE = 16  # images that a thread decodes in a row
 
 
 def decoded(
@@ -43,8 +39,7 @@ def decoded(
 
     faults: list[str] = []
     with strict():
-        parts = [files[start : start + PIECE] for start in range(0, len(files), PIECE)]
-        pieces = _in_order(piece, parts, _processors())
+        pieces = in_order(piece, files, processors())
         for results in progress.counted(f"decoding {who}", len(files), pieces):
             faults += [result for result in results if isinstance(result, str)]
             if not faults:
@@ -61,25 +56,3 @@ def _one(tree: Tree, file: File, convert: Callable[[Image.Image], Images]) -> Im
             return convert(picture)
     except Exception as error:
         return f"{tree.told(file.name)} {reason(error)}"
-
-
-def _in_order(
-    work: Callable[[Sequence[File]], list[Images | str]], parts: Sequence[Sequence[File]], threads: int
-) -> Iterator[list[Images | str]]:
-    """Work on parts by threads, not further ahead of who takes the results than the threads need."""
-    waiting: deque[Future[list[Images | str]]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-    try:
-        for part in parts:
-            waiting.append(pool.submit(work, part))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _processors() -> int:
-    allowed = getattr(os, "sched_getaffinity", None)
-    return min(16, len(allowed(0)) if allowed else os.cpu_count() or 1)

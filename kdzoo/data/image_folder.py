@@ -15,6 +15,7 @@ from PIL import Image
 from kdzoo.checks import Interval, Problems, UsageError
 from kdzoo.data.base import Dataset, Images, Split
 from kdzoo.data.class_folders import ClassFolders, class_folders, remarks
+from kdzoo.data.contents import content_hashes
 from kdzoo.data.decoding import decoded
 from kdzoo.data.mapped import Content, Source, kept
 from kdzoo.data.picture_files import Channels, PictureFiles
@@ -47,7 +48,8 @@ def image_folder(
     applied. Classes are in alphabetical order, images in that of their names. Decoded once, they stay in
     kdzoo's cache; or they stay in their files, for data that does not fit in memory (`stream`): then workers
     decode them in every epoch, the short side is brought to 8/7 of `size` before the centre is cut out, as
-    torchvision's recipes do, and ImageNet's means and deviations normalise them.
+    torchvision's recipes do, and ImageNet's means and deviations normalise them. At the first start every
+    file is read once, because its content is what records know the data by; later starts read what changed.
 
     Args:
         root: the folder that has train/ and test/.
@@ -125,21 +127,26 @@ def list_images(root: Path | None) -> Listing:
 
 
 def _streamed(listing: Listing, size: int, channels: Channels, fit: Fit) -> Dataset:
-    """Leave the pictures in their files; none of them is opened yet."""
+    """Leave the pictures in their files; they are read once, for the hashes of their contents, and none of
+    them is decoded yet."""
     if fit != "crop":
         raise UsageError(f"{WHO}: streamed pictures are cut, not squashed. Leave fit or stream out.")
     empty = [listing.tree.told(file.name) for file in listing.files if not file.size]
     if empty:
         raise UsageError(f"{WHO}: empty files: {few(empty)}. Replace them or take them away.")
     short_side = round(size * 8 / 7)
-    train, test = (
-        Split(
-            PictureFiles.of(listing.place, part.files, channels=channels, size=size, short_side=short_side),
-            part.labels,
-        )
-        for part in (listing.train, listing.test)
+    pictures = PictureFiles.of(
+        listing.place, listing.files, content_hashes(WHO, listing.place, listing.files), channels=channels,
+        size=size, short_side=short_side,
+    )  # fmt: skip
+    count = len(listing.train.files)
+    train, test = Split(pictures[:count], listing.train.labels), Split(pictures[count:], listing.test.labels)
+    how = HOW["crop"].format(size=short_side)
+    told = (
+        f"Images stay in their files and are resized to {size}x{size} as they are decoded: {how}; random "
+        "crops, where views have them, are resized by themselves."
     )
-    return Dataset("image_folder", train, test, listing.classes, warnings=listing.warnings)
+    return Dataset("image_folder", train, test, listing.classes, warnings=(*listing.warnings, told))
 
 
 def labelled_pictures(

@@ -2,7 +2,7 @@
 
 `decoded/NAME-PLACE-KEY/` in kdzoo's cache has images.npy (training images, then test images; numpy reads it
 as any other) and index.json with all else: labels, classes, warnings, fingerprint, channel statistics. PLACE
-stands for root and options, KEY for every file's name, size and time of change as well. A writer makes
+stands for root and options, KEY for every file's name, size and times of change as well. A writer makes
 images.npy under another name, renames it when it is on the disk, and writes the index last, which knows size
 and time of images.npy: whatever is found in another state is made again. Nothing is ever changed in place, so
 a process that has an older file mapped keeps it.
@@ -57,10 +57,15 @@ class Source:
 
     @property
     def key(self) -> str:
-        """Hash of the place and of every file's name, size and time of change."""
+        """Hash of the place and of every file's name, size and times of change.
+
+        Also of the one that no program can set: who writes other content and puts the date back must not
+        find the old images. A copy of the files is therefore decoded once more; its fingerprint, and with
+        it every record, is the same. Inodes are left out: they change where the same disk is mounted anew.
+        """
         digest = hashlib.sha256(self.place.encode())
         for file in self.files:
-            digest.update(os.fsencode(file.name) + f"\0{file.size}\0{file.stamp}\n".encode())
+            digest.update(os.fsencode(file.name) + f"\0{file.size}\0{file.stamp}\0{file.changed}\n".encode())
         return digest.hexdigest()
 
 

@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from kdzoo.checks import UsageError
 from kdzoo.data.base import Images
+from kdzoo.data.contents import Altered
 from kdzoo.data.picture_files import Channels
 from kdzoo.data.places import shown
 from kdzoo.data.views import resize
@@ -44,7 +45,13 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-_one_large_at_a_time = threading.Lock()
+_one_large_at_a_time: contextlib.AbstractContextManager[Any] = threading.Lock()
+
+
+def take_turns(lock: contextlib.AbstractContextManager[Any]) -> None:
+    """Decode large pictures in turns with other processes that were given the same lock."""
+    global _one_large_at_a_time
+    _one_large_at_a_time = lock
 
 
 class Unfit(ValueError):
@@ -89,7 +96,7 @@ def opened(file: BinaryIO) -> Image.Image:
 
 def reason(error: Exception) -> str:
     """Say in a few words why a picture could not be read, whatever PIL raised."""
-    if isinstance(error, Unfit):
+    if isinstance(error, (Unfit, Altered)):
         return str(error)
     text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
     return f"cannot be decoded: {' '.join(text.split())[:80]}"
@@ -145,13 +152,9 @@ def fitted(
         Unfit: its levels are floating-point numbers, or integers beyond 16 bits.
         Exception: whatever PIL raises for a damaged file; `reason` says it in words.
     """
-    # A JPEG is decoded at a half, a quarter or an eighth of its size, as long as twice the target is left.
     scaled = short_side or size
-    picture.draft(None, (2 * scaled, 2 * scaled))
-    large = picture.width * picture.height > LARGE
-    with _one_large_at_a_time if large else contextlib.nullcontext():
-        picture.load()
-        levels = torch.from_numpy(pixels(_cut(_upright(picture)), channels))
+    with decoded_upright(picture, channels, (2 * scaled, 2 * scaled)) as whole:
+        levels = torch.from_numpy(whole)
         if fit == "squash":
             return _resized(levels, (size, size))
         height, width = levels.shape[-2:]
@@ -161,21 +164,37 @@ def fitted(
         return _resized(levels, (height, width))[:, top : top + size, left : left + size].copy()
 
 
-def decoded_upright(picture: Image.Image, channels: Channels) -> Images:
-    """Decode a picture whole, at its own size.
+@contextlib.contextmanager
+def decoded_upright(picture: Image.Image, channels: Channels, least: tuple[int, int]) -> Iterator[Images]:
+    """Decode a picture, and let no other large one be decoded before the block has ended.
 
     Args:
         picture: as `opened` gave it.
         channels: as in `fitted`.
+        least: width and height that must be left of it where a decoder can give it smaller.
 
-    Returns:
-        [C, H, W] uint8.
+    Yields:
+        [C, H, W] uint8, upright.
 
     Raises:
         Exception: as `fitted`.
     """
-    picture.load()
-    return pixels(_cut(_upright(picture)), channels)
+    # A JPEG is decoded at a half, a quarter or an eighth of its size, as long as that is left.
+    picture.draft(None, least)
+    large = picture.width * picture.height > LARGE
+    with _one_large_at_a_time if large else contextlib.nullcontext():
+        picture.load()
+        yield pixels(_cut(_upright(picture)), channels)
+
+
+def upright_size(picture: Image.Image) -> tuple[int, int]:
+    """Give width and height of a JPEG as it will stand; of all else as it lies, since that would have to be
+    decoded first."""
+    turned = picture.format in ("JPEG", "MPO") and _turn(picture) in (
+        Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE,
+        Image.Transpose.ROTATE_90,
+    )  # fmt: skip
+    return (picture.height, picture.width) if turned else (picture.width, picture.height)
 
 
 def pixels(picture: Image.Image, channels: Channels) -> Images:
@@ -217,12 +236,16 @@ def _from_16_bits(picture: Image.Image) -> Image.Image:
 
 def _upright(picture: Image.Image) -> Image.Image:
     """Do what PIL's exif_transpose does, but not its writing of metadata, which fails where they are odd."""
+    turn = _turn(picture)
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _turn(picture: Image.Image) -> Image.Transpose | None:
     try:
-        turn = _TURNS.get(picture.getexif().get(ORIENTATION, 1))
+        return _TURNS.get(picture.getexif().get(ORIENTATION, 1))
     except Exception:
         # Odd metadata make no picture unreadable.
-        return picture
-    return picture if turn is None else picture.transpose(turn)
+        return None
 
 
 def _cut(picture: Image.Image) -> Image.Image:

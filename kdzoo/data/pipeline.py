@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,8 @@ from kdzoo.data import views as view
 from kdzoo.data.base import Images, Labels
 from kdzoo.data.order import epoch_order
 from kdzoo.outputs import Batch
+
+F = TypeVar("F", bound="Feed")
 
 
 class Feed(ABC):
@@ -58,6 +61,15 @@ class Feed(ABC):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __enter__(self: F) -> F:
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        self.close()
+
+    def close(self) -> None:  # noqa: B027
+        """End whatever works ahead for it; who asks for images again starts it again."""
 
     @property
     def steps(self) -> int:

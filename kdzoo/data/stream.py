@@ -1,13 +1,13 @@
 """Data that does not fit in memory: pictures stay in their files, and workers decode ahead of the steps.
 
-A picture's view is torchvision's v2 transforms, drawn by a generator that is seeded by (seed, epoch, sample):
-it depends neither on the worker that makes it nor on how many there are.
+A picture's view is torchvision's v2 transforms, drawn from (seed, epoch, sample): it depends neither on the
+worker that makes it nor on how many there are.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,21 +18,23 @@ from torch import Tensor
 from kdzoo.checks import KdzooError, usage
 from kdzoo.data.base import Labels, Split
 from kdzoo.data.picture_files import PictureFiles
-from kdzoo.data.pictures import decoded_upright, fitted, opened, reason, strict
+from kdzoo.data.picture_views import draw_view, random_view
+from kdzoo.data.pictures import fitted, opened, reason, strict
 from kdzoo.data.pipeline import Feed, Pipeline
 from kdzoo.data.places import few, shown
 from kdzoo.data.views import Views
-from kdzoo.keys import hashes, key
+from kdzoo.data.workers import Loading
 
 # Stands for "as it is", without random views.
 _PLAIN = -1
 
 
 class _Item(NamedTuple):
-    """A picture, and the seed that its view is drawn from; `_PLAIN` for none."""
+    """A picture, and what its view is drawn for: an epoch, `_PLAIN` for none, and a purpose."""
 
     place: int
-    seed: int
+    epoch: int = _PLAIN
+    purpose: str | None = None
 
 
 class _Decoder(torch.utils.data.Dataset[Any]):
@@ -41,62 +43,37 @@ class _Decoder(torch.utils.data.Dataset[Any]):
     Args:
         files: the pictures.
         views: what is done to them at random.
+        seed: of the views.
     """
 
-    def __init__(self, files: PictureFiles, views: Views) -> None:
-        self._files, self._views = files, views
-        self._transform: Callable[[Tensor], Tensor] | None = None
+    def __init__(self, files: PictureFiles, views: Views, seed: int) -> None:
+        self._files, self._views, self._seed = files, views, seed
 
     def __getitem__(self, item: _Item) -> Tensor | str:
-        files = self._files
-        path = files.path(item.place)
+        files, views = self._files, self._views
+        how: dict[str, Any] = dict(size=files.size, channels=files.channels, short_side=files.short_side)
         try:
-            with strict(), open(path, "rb") as file, opened(file) as picture:
-                if item.seed == _PLAIN:
-                    return torch.from_numpy(
-                        fitted(picture, size=files.size, channels=files.channels, short_side=files.short_side)
-                    )
-                levels = torch.from_numpy(decoded_upright(picture, files.channels))
+            with strict(), files.open(item.place) as file, opened(file) as picture:
+                if item.epoch == _PLAIN:
+                    return torch.from_numpy(fitted(picture, **how))
+                drawn = draw_view(views, self._seed, item.epoch, item.place, item.purpose)
+                return random_view(picture, views, drawn, **how)
+        except MemoryError:
+            # No fault of the picture.
+            raise
         except Exception as error:
-            return f"{shown(os.fsdecode(path))} {reason(error)}"
-        if self._transform is None:
-            self._transform = random_view(self._views, files.size, files.short_side)
-        # The CPU's generator alone: torch.manual_seed would reach for GPUs.
-        torch.default_generator.manual_seed(item.seed)
-        return self._transform(levels)
-
-
-def random_view(views: Views, size: int, short_side: int) -> Callable[[Tensor], Tensor]:
-    """Give torchvision's v2 transforms for random views, which draw from torch's default generator.
-
-    Args:
-        views: what is on.
-        size: height and width of a view in pixels.
-        short_side: to which a picture is brought where no random part of it is shown, in pixels.
-
-    Returns:
-        A function from a picture [C, H, W] uint8 of any size to a view [C, size, size].
-    """
-    from torchvision.transforms import v2
-
-    steps: list[Any] = [
-        v2.RandomResizedCrop(size, scale=(views.crop_scale, 1.0), antialias=True)
-        if views.crop_scale
-        else v2.Compose([v2.Resize(short_side, antialias=True), v2.CenterCrop(size)])
-    ]
-    if views.crop_padding:
-        steps.append(v2.RandomCrop(size, padding=views.crop_padding))
-    if views.flip:
-        steps.append(v2.RandomHorizontalFlip())
-    if views.rotation:
-        steps.append(v2.RandomRotation(views.rotation))
-    composed: Callable[[Tensor], Tensor] = v2.Compose(steps)
-    return composed
+            return f"{shown(os.fsdecode(files.path(item.place)))} {reason(error)}"
 
 
 def _collated(items: list[Tensor | str]) -> Tensor | list[str]:
     faults = [item for item in items if isinstance(item, str)]
-    return faults or torch.stack([item for item in items if isinstance(item, Tensor)])
+    if faults:
+        return faults
+    images = torch.stack([item for item in items if isinstance(item, Tensor)])
+    if torch.utils.data.get_worker_info() is not None:
+        # Already here, where a full /dev/shm raises: later nobody would hear of it, and wait for ever.
+        images.share_memory_()  # type: ignore[no-untyped-call]
+    return images
 
 
 class Stream(Feed):
@@ -125,9 +102,10 @@ class Stream(Feed):
             raise usage("data", "images and labels", "as many, 1 or more", (len(files), len(labels)))
         super().__init__(labels, mean=mean, std=std, batch_size=batch_size, seed=seed, device=device)
         self.size = files.size
-        self._decoder = _Decoder(files, views)
+        self._decoder = _Decoder(files, views, seed)
         self._workers = workers
-        self._ahead: Iterator[Tensor] | None = None
+        self._ahead: Generator[Tensor, None, None] | None = None
+        self._open: list[Loading[_Item, Tensor | list[str]]] = []
         self._next = (-1, -1)
         self._given = (-1, -1)
 
@@ -137,6 +115,8 @@ class Stream(Feed):
             # Somebody wrote into the batch, and it is made again; what was prepared meanwhile is kept.
             return self._views_of(chosen, epoch, None)
         if place != self._next or self._ahead is None:
+            if self._ahead is not None:
+                self._ahead.close()
             self._ahead = self._loaded(self._batches_from(epoch, step))
         images = next(self._ahead)
         self._given = place
@@ -150,42 +130,35 @@ class Stream(Feed):
             epoch, step = (epoch, step + 1) if step + 1 < self.steps else (epoch + 1, 0)
 
     def _items(self, indices: npt.ArrayLike, epoch: int, purpose: str | None) -> list[_Item]:
-        place = (epoch,) if purpose is None else (epoch, purpose)
-        numbers = np.asarray(indices)
-        # 63 bits, as generators take them.
-        streams = hashes(key(self._seed, "views", *place), numbers) >> np.uint64(1)
-        return [_Item(*pair) for pair in zip(numbers.tolist(), streams.tolist(), strict=True)]
+        return [_Item(index, epoch, purpose) for index in np.asarray(indices).tolist()]
 
-    def _loaded(self, batches: Iterator[list[_Item]]) -> Iterator[Tensor]:
+    def _loaded(self, batches: Iterator[list[_Item]]) -> Generator[Tensor, None, None]:
         pinned = self.device.type == "cuda"
-        loader = torch.utils.data.DataLoader(
-            self._decoder,
-            batch_sampler=_Once(batches),
-            num_workers=self._workers,
-            collate_fn=_collated,
-            pin_memory=pinned,
-            # Seeds the loader's own draws, which nobody uses: the default generator is left alone.
-            generator=torch.Generator(),
-        )
-        iterator = iter(loader)
-        while True:
-            # Without workers views are drawn here, and the process's generator stays where it was.
-            with torch.random.fork_rng(devices=[], enabled=self._workers == 0):
-                found = next(iterator, None)
-            if found is None:
-                return
-            if isinstance(found, list):
-                raise KdzooError(
-                    f"data: cannot use {few(found)}. Replace what is damaged and run the same command again; "
-                    "taking it away makes other data of it."
-                )
-            yield found.to(self.device, non_blocking=pinned)
+        loading = Loading(self._decoder, _collated, batches, workers=self._workers, pinned=pinned)
+        self._open.append(loading)
+        try:
+            for found in loading:
+                if isinstance(found, list):
+                    raise KdzooError(
+                        f"data: cannot use {few(found)}. Replace what is damaged and run the same command "
+                        "again; taking it away makes other data of it."
+                    )
+                yield found.to(self.device, non_blocking=pinned)
+        finally:
+            loading.close()
+            self._open.remove(loading)
+
+    def close(self) -> None:
+        """End the processes that decode."""
+        for loading in list(self._open):
+            loading.close()
+        self._ahead, self._next, self._given = None, (-1, -1), (-1, -1)
 
     def _views_of(self, indices: npt.ArrayLike, epoch: int, purpose: str | None) -> Tensor:
         return self._all(self._items(indices, epoch, purpose))
 
     def _plain(self, indices: npt.ArrayLike) -> Tensor:
-        return self._all([_Item(index, _PLAIN) for index in np.asarray(indices).tolist()])
+        return self._all([_Item(index) for index in np.asarray(indices).tolist()])
 
     def _all(self, items: list[_Item]) -> Tensor:
         size = self._batch_size
@@ -202,7 +175,7 @@ class Stream(Feed):
             Normalised images [n, C, H, W] float32 and labels [n] int64.
         """
         starts = range(0, len(self), size)
-        parts = ([_Item(i, _PLAIN) for i in range(s, min(s + size, len(self)))] for s in starts)
+        parts = ([_Item(i) for i in range(s, min(s + size, len(self)))] for s in starts)
         for images, labels in zip(self._loaded(parts), torch.split(self.labels, size), strict=True):
             yield self._normalise(images), labels
 
@@ -219,13 +192,3 @@ def feed_of(split: Split, *, views: Views, workers: int = 0, **common: Any) -> F
     if isinstance(split.images, PictureFiles):
         return Stream(split.images, split.labels, views=views, workers=workers, **common)
     return Pipeline(split.images, split.labels, views=views, **common)
-
-
-class _Once(torch.utils.data.Sampler[list[_Item]]):
-    """Passes batches on, to one who asks once."""
-
-    def __init__(self, batches: Iterator[list[_Item]]) -> None:
-        self._batches = batches
-
-    def __iter__(self) -> Iterator[list[_Item]]:
-        return self._batches

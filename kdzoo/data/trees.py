@@ -3,6 +3,7 @@ name."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -22,12 +23,28 @@ class File(NamedTuple):
     Attributes:
         name: from the root, with slashes.
         size: in bytes.
-        stamp: nanoseconds of its last change; in an archive, its checksum.
+        stamp: nanoseconds of its last change, which programs may set back; in an archive, its checksum.
+        changed: nanoseconds of the last change of content, name or rights, which nobody can set; in an
+            archive 0.
+        inode: its number on the disk; in an archive 0.
     """
 
     name: str
     size: int
     stamp: int
+    changed: int = 0
+    inode: int = 0
+
+    @classmethod
+    def found(cls, name: str, state: os.stat_result) -> File:
+        """Take what the system says of a file."""
+        return cls(name, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
+
+    @property
+    def mark(self) -> bytes:
+        """Hash of all of it, 16 bytes: the same mark, the same content."""
+        state = f"\0{self.size}\0{self.stamp}\0{self.changed}\0{self.inode}"
+        return hashlib.blake2b(os.fsencode(self.name) + state.encode(), digest_size=16).digest()
 
     @property
     def suffix(self) -> str:
@@ -176,7 +193,7 @@ class Folder:
                 self._who, self.told(name), "a file or a folder", "something else (a pipe, a device)",
                 "Take it away.",
             )  # fmt: skip
-        return File(name, found.st_size, found.st_mtime_ns)
+        return File.found(name, found)
 
     def _check_link(self, name: str) -> None:
         """Refuse what a link brings in from elsewhere, or leads to nothing, or round in a circle."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kdzoo.checks import StorageError, UsageError, usage
+from kdzoo.data.base import LONGEST_NAME, MOST_CLASSES
 from kdzoo.files import write_json
 from kdzoo.results.schema import (
     LARGEST_FILE,
@@ -33,13 +34,13 @@ SHAPE = fields(
     {
         "schema": choice(SCHEMA),
         "network": _PART,
-        "classes": listing(text(1000), 100_000),
+        "classes": listing(text(LONGEST_NAME), MOST_CLASSES),
         "channels": number(1, 1000, whole=True),
         "size": _SIDE,
         "mean": listing(number(), 1000),
         "std": listing(number(1e-30), 1000),
         "precision": choice("float32", "bf16"),
-        "pictures": fields({"fit": choice("crop", "squash"), "short_side": _SIDE}),
+        "pictures": fields({"fit": choice("crop", "squash"), "short_side": _SIDE}, {"size": _SIDE}),
         "data": nullable(_PART),
         "record": text(64, "[0-9a-f]{64}"),
         "weights": text(64, "[0-9a-f]{64}"),
@@ -60,7 +61,8 @@ class Sheet:
         std: standard deviations, by which the difference is divided.
         precision: of its passes where it was judged.
         pictures: how a picture of any size becomes an image: `fit`, "crop" or "squash", and for "crop" the
-            `short_side` in pixels to which it is resized before the middle is cut out.
+            `short_side` in pixels to which it is resized before the middle is cut out, and the `size` that it
+            then has, as the training images had it. Where that is not the input's size, it is resized again.
         data: `type` and `options` of the data set that it was trained on; None where arrays were given.
         record: key of the record of its training.
         weights: SHA-256 of its weights' file.
@@ -130,6 +132,7 @@ def read_sheet(folder: Path) -> Sheet:
     except Mismatch as wrong:
         advice = "Delete that folder and run the same command again."
         raise usage(str(path), wrong.place or "the content", wrong.expected, wrong.got, advice) from None
+    value["pictures"].setdefault("size", value["size"])
     for name in ("classes", "mean", "std"):
         value[name] = tuple(value[name])
     return Sheet(**value)

@@ -27,7 +27,7 @@ def config(student: Student) -> dict[str, Any]:
         "label_names": list(sheet.classes),
         "pretrained_cfg": {
             "input_size": shape, "mean": list(sheet.mean), "std": list(sheet.std),
-            "interpolation": "bilinear", "crop_pct": sheet.size / sheet.pictures["short_side"],
+            "interpolation": "bilinear", "crop_pct": sheet.pictures["size"] / sheet.pictures["short_side"],
             "num_classes": len(sheet.classes),
         },
         "kdzoo": {
@@ -95,12 +95,14 @@ def _calibration(test: Any) -> str:
 
 def _input(student: Student) -> list[str]:
     sheet = student.sheet
-    fit = sheet.pictures
+    fit, square = sheet.pictures, f"{sheet.pictures['size']}x{sheet.pictures['size']}"
     how = (
-        f"short side resized to {fit['short_side']} pixels, then the middle {sheet.size}x{sheet.size} cut out"
+        f"short side resized to {fit['short_side']} pixels, then the middle {square} cut out"
         if fit["fit"] == "crop"
-        else f"resized to {sheet.size}x{sheet.size}"
+        else f"resized to {square}"
     )
+    if fit["size"] != sheet.size:
+        how += f", then resized to {sheet.size}x{sheet.size}"
     mean, std = (", ".join(f"{v:.6g}" for v in values) for values in (sheet.mean, sheet.std))
     return [
         "## Input",

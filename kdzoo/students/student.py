@@ -75,9 +75,10 @@ class Student:
             split: as for `feed`.
             precision: of the pass, "float32" or "bf16"; None takes that in which it was judged.
         """
-        chunks = self.feed(split).chunks(chunk_of(self.sheet.size))
         precision = precision or self.sheet.precision
-        return torch.cat([run_network(self.network, c, precision).logits for c, _ in chunks])
+        with self.feed(split) as images:
+            chunks = images.chunks(chunk_of(self.sheet.size))
+            return torch.cat([run_network(self.network, c, precision).logits for c, _ in chunks])
 
     def predict(self, pictures: Sequence[str | Path], *, top: int = 5) -> list[list[tuple[str, float]]]:
         """Name the most likely classes of pictures of any size and mode.
@@ -109,7 +110,8 @@ class Student:
         ]
 
     def fitting(self, who: str) -> dict[str, Any]:
-        """Say how pictures become its images, as `fitted` takes it.
+        """Say how pictures become images like those of its data set, as `fitted` takes it; `feed` resizes
+        them as training did.
 
         Args:
             who: who asks, for the message.
@@ -120,7 +122,7 @@ class Student:
         sheet = self.sheet
         if sheet.channels not in (1, 3):
             raise UsageError(f"{who}: the student takes images of {sheet.channels} channels, no pictures.")
-        return {"size": sheet.size, "channels": "grey" if sheet.channels == 1 else "rgb", **sheet.pictures}
+        return {"channels": "grey" if sheet.channels == 1 else "rgb", **sheet.pictures}
 
 
 def load_student(

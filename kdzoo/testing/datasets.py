@@ -15,6 +15,7 @@ import torch
 
 from kdzoo.checks import checked, options_of
 from kdzoo.data import Dataset, Split
+from kdzoo.data.base import fault_of_names
 from kdzoo.data.picture_files import PictureFiles
 from kdzoo.registry import DATASETS
 from kdzoo.testing.contract import Check, ContractError, Rule, bind, run_all
@@ -114,10 +115,12 @@ def labels_number_the_classes(subject: DatasetSubject) -> None:
 
 
 def classes_have_names(subject: DatasetSubject) -> None:
-    """Class names are different texts in a tuple."""
+    """Class names are different texts in a tuple, of 1 to 1,000 characters."""
     names = subject.data.classes
     if not isinstance(names, tuple) or not all(isinstance(n, str) and n for n in names):
         raise ContractError(f"classes must be a tuple of texts, got {names!r}.")
+    if fault := fault_of_names(names):
+        raise ContractError(f"classes must have names that can be kept: {fault}.")
     if len(set(names)) != len(names):
         raise ContractError(f"classes must be different names, got {sorted(names)}.")
 

@@ -297,12 +297,13 @@ class Foundry:
     def _train(self, plan: ArtifactPlan, member: Member) -> dict[str, Any]:
         start = resume([member], {member.name: plan.folder}, self.reporter.message)
         recipe = plan.section.recipe
-        cohort = Cohort([member], self.images(plan.name, recipe.batch_size), recipe.epochs)
-        train(cohort, Training(
-            title=f"{plan.name} ({plan.section.network})", recipe=recipe, splits=self.splits,
-            reporter=self.reporter, folders={member.name: plan.folder}, start=start,
-            checkpoint_seconds=self.checkpoint_seconds,
-        ))  # fmt: skip
+        with self.images(plan.name, recipe.batch_size) as images:
+            cohort = Cohort([member], images, recipe.epochs)
+            train(cohort, Training(
+                title=f"{plan.name} ({plan.section.network})", recipe=recipe, splits=self.splits,
+                reporter=self.reporter, folders={member.name: plan.folder}, start=start,
+                checkpoint_seconds=self.checkpoint_seconds,
+            ))  # fmt: skip
         if member.status == "failed":
             raise KdzooError(f"{plan.name}: its training failed: {member.fault}") from member.fault
         if member.status == "diverged":

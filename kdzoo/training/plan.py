@@ -120,7 +120,7 @@ class Plan:
     def short_side(self) -> int:
         """Give the pixels to which a picture's short side is brought before its centre is cut out."""
         images = self.data.train.images
-        return images.short_side if isinstance(images, PictureFiles) else self.size
+        return images.short_side if isinstance(images, PictureFiles) else self.data.size
 
     def pending(self) -> list[PlannedMember]:
         """List the members without a record."""
@@ -181,7 +181,10 @@ def make_plan(
     chosen = tuple(resolved.values())
     data = None
     with problems:
-        loaded = dataset or load_dataset(benchmark.data, data_root, benchmark.data_options)
+        # A given one may have been changed in place since it was hashed: this one hashes anew.
+        loaded = (
+            replace(dataset) if dataset else load_dataset(benchmark.data, data_root, benchmark.data_options)
+        )
         data = split_validation(loaded, benchmark.val_fraction)
     problems.raise_all()
     if data is None:

@@ -95,9 +95,10 @@ class Session:
             return
         check_sheet(self._sheet(pending[0], pending[0].key))
         self._open()
-        pending = self._with_teachers(pending)
-        for seed in self.plan.seeds:
-            self._run_seed([m for m in pending if m.seed == seed])
+        with self._closing():
+            pending = self._with_teachers(pending)
+            for seed in self.plan.seeds:
+                self._run_seed([m for m in pending if m.seed == seed])
 
     def ready_source(self, member: PlannedMember) -> tuple[Source, Feed]:
         """Make a member's source of soft labels ready, with the artifacts that it needs; train no student.
@@ -109,13 +110,14 @@ class Session:
             KdzooError: an artifact could not be trained.
         """
         self._open()
-        self._with_teachers([member])
-        self._raise_fault()
-        images = self._pipeline("train", member.seed, CHUNK)
-        teacher = self._teacher_of([member])
-        shared = SharedTeacher(teacher.network, self.plan.benchmark.precision) if teacher else None
-        sources = self._sources([member], images, shared)
-        self._raise_fault()
+        with self._closing():
+            self._with_teachers([member])
+            self._raise_fault()
+            images = self._pipeline("train", member.seed, CHUNK)
+            teacher = self._teacher_of([member])
+            shared = SharedTeacher(teacher.network, self.plan.benchmark.precision) if teacher else None
+            sources = self._sources([member], images, shared)
+            self._raise_fault()
         return sources[source_name(member.method) or ""], images
 
     def _raise_fault(self) -> None:
@@ -139,6 +141,15 @@ class Session:
             lambda name, batch_size: self._pipeline("train", key(0, "artifact", name), batch_size),
             self._judged, plan.device, self.reporter, self.checkpoint_seconds,
         )  # fmt: skip
+
+    @contextmanager
+    def _closing(self) -> Iterator[None]:
+        """End what works ahead for the images that networks are judged on."""
+        try:
+            yield
+        finally:
+            for images in self._judged.values():
+                images.close()
 
     def _pipeline(self, split: str, seed: int, batch_size: int) -> Feed:
         mean, std = self.plan.statistics
@@ -199,9 +210,13 @@ class Session:
 
     def _run_cohort(self, planned: list[PlannedMember], position: Position) -> None:
         """Train some members of one seed side by side, from a position that they share."""
+        batch_size = self.plan.benchmark.student.recipe.batch_size
+        with self._pipeline("train", planned[0].seed, batch_size) as images:
+            self._train_cohort(planned, position, images)
+
+    def _train_cohort(self, planned: list[PlannedMember], position: Position, images: Feed) -> None:
         plan, seed = self.plan, planned[0].seed
         recipe = plan.benchmark.student.recipe
-        images = self._pipeline("train", seed, recipe.batch_size)
         teacher = self._teacher_of(planned)
         shared = SharedTeacher(teacher.network, plan.benchmark.precision) if teacher else None
         sources = self._sources(planned, images, shared)
@@ -335,7 +350,11 @@ class Session:
             mean=mean,
             std=std,
             precision=plan.benchmark.precision,
-            pictures={"fit": fit if fit in get_args(Fit) else "crop", "short_side": plan.short_side},
+            pictures={
+                "fit": fit if fit in get_args(Fit) else "crop",
+                "short_side": plan.short_side,
+                "size": plan.data.size,
+            },
             data={"type": plan.benchmark.data, "options": dict(options)} if plan.reloadable else None,
             record=planned.key,
             weights=weights,

@@ -86,6 +86,21 @@ def test_class_names_must_be_as_many_and_different(classes):
         from_arrays(*arrays(), classes=classes)
 
 
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        (["a" * 1500, "b", "c"], "that of class 0 has 1,500 characters, and must have 1 to 1,000"),
+        (["a", "b", ""], "that of class 2 has 0 characters"),
+        (["a", "b\ud800", "c"], "that of class 1 has lone surrogates"),
+    ],
+)
+def test_class_names_must_be_such_as_a_student_can_keep(classes, words):
+    with pytest.raises(UsageError, match=words) as caught:
+        from_arrays(*arrays(), classes=classes)
+    assert "\n" not in str(caught.value)
+    assert from_arrays(*arrays(), classes=["a" * 1000, "b", "c"])
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "../x", 3])
 def test_a_name_of_which_no_folder_can_be_made_is_refused(name):
     with pytest.raises(UsageError, match="name must be a name of letters"):
@@ -126,3 +141,21 @@ def test_a_run_on_arrays(tmp_path, zoo):
     other = kdzoo.run(data=named, methods="scratch", **options).records[0]
     assert other.benchmark == "mine"
     assert other.epochs == record.epochs
+
+
+def test_arrays_that_are_changed_in_place_are_other_data(tmp_path, zoo):
+    images, *rest = arrays((32, 32), train=16, test=8, classes=4)
+    data = from_arrays(images, *rest)
+    options = {"student": "tiny_student", "epochs": 1, "threads": 1, "device": "cpu", "work_dir": tmp_path}
+
+    def run():
+        return kdzoo.run(data=data, methods="scratch", **options).records[0]
+
+    first = run()
+    assert run().key == first.key
+    images[:] = 255 - images
+    changed = run()
+    assert changed.key != first.key
+    assert changed.settings["data"]["mean"] != first.settings["data"]["mean"]
+    data.train.images[:] = 255 - data.train.images
+    assert run().key == first.key

@@ -302,6 +302,19 @@ def test_batches_that_claim_absurd_sizes_are_refused(
     assert "claims" in refused(kind, root.parent)
 
 
+def test_a_batch_of_opcodes_without_number_is_refused(
+    tmp_path: Path, kind: Cifar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdzoo.data.pickles.MOST_OPCODES", 1000)
+    content = b"]" * 3_000
+    with tarfile.open(tmp_path / kind.archive, "w:gz") as tar:
+        info = tarfile.TarInfo(f"{kind.folder}/{kind.train[0]}")
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+    line = refused(kind, tmp_path)
+    assert "is damaged: it has more than 1,000 opcodes, which no batch of images needs" in line
+
+
 def test_an_archive_without_a_file_is_told(root: Path, tmp_path: Path, kind: Cifar) -> None:
     (root / kind.folder / kind.meta).unlink()
     pack(kind, root / kind.folder, tmp_path / kind.archive)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from kdzoo.checks import UsageError
-from kdzoo.data import decoding, progress
+from kdzoo.data import decoding, progress, threads
 from kdzoo.data.decoding import decoded
 from kdzoo.data.pictures import Unfit, pixels
 from kdzoo.data.trees import File, Folder, files_below
@@ -35,16 +35,16 @@ def listed(tree: Folder) -> list[File]:
 def test_images_come_in_the_order_of_the_files(
     tree: Folder, monkeypatch: pytest.MonkeyPatch, processors: int, piece: int
 ) -> None:
-    monkeypatch.setattr(decoding, "_processors", lambda: processors)
-    monkeypatch.setattr(decoding, "PIECE", piece)
+    monkeypatch.setattr(decoding, "processors", lambda: processors)
+    monkeypatch.setattr(threads, "PIECE", piece)
     files = listed(tree)
     expected = [np.asarray(Image.open(tree.told(file.name))).transpose(2, 0, 1) for file in files]
     np.testing.assert_array_equal(np.concatenate(list(decoded("x", tree, files, rgb))), np.stack(expected))
 
 
 def test_several_threads_decode_at_once(tree: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "_processors", lambda: 3)
-    monkeypatch.setattr(decoding, "PIECE", 1)
+    monkeypatch.setattr(decoding, "processors", lambda: 3)
+    monkeypatch.setattr(threads, "PIECE", 1)
     meeting = threading.Barrier(3, timeout=30)
 
     def meet(picture: Image.Image) -> np.ndarray:
@@ -57,8 +57,8 @@ def test_several_threads_decode_at_once(tree: Folder, monkeypatch: pytest.Monkey
 def test_threads_go_not_far_ahead_of_who_takes_the_images(
     tree: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "_processors", lambda: 2)
-    monkeypatch.setattr(decoding, "PIECE", 1)
+    monkeypatch.setattr(decoding, "processors", lambda: 2)
+    monkeypatch.setattr(threads, "PIECE", 1)
     done = []
 
     def count(picture: Image.Image) -> np.ndarray:

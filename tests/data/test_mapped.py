@@ -117,6 +117,7 @@ def test_numpy_reads_the_file(source: Source, folder: Path) -> None:
         dict(name="y"), dict(options=dict(size=6)), dict(options={}), dict(root=Path("/")),
         dict(files=FILES[:1]), dict(files=FILES[::-1]), dict(files=(FILES[0], File("c", 4, 2))),
         dict(files=(FILES[0], File("b", 5, 2))), dict(files=(FILES[0], File("b", 4, 3))),
+        dict(files=(FILES[0], File("b", 4, 2, 1))),
         dict(files=(File("a\udcff", 3, 1), FILES[1])), dict(files=(File("a\n", 3, 1), FILES[1])),
     ],
     ids=str,

@@ -5,12 +5,13 @@ import os
 import pickle
 import random
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kdzoo.data.pickles import Unreadable, as_array, read_pickle
+from kdzoo.data.pickles import MOST_OPCODES, Unreadable, as_array, read_pickle
 
 ARRAY = np.arange(24, dtype=np.uint8).reshape(2, 12)
 
@@ -173,6 +174,36 @@ def test_lengths_that_a_file_only_claims_take_no_memory(name: str) -> None:
 def test_the_memo_takes_no_memory_for_a_large_number() -> None:
     assert read(b"}r\xff\xff\xff\x7f.") == {}
     assert read(b"}p4000000000\n.") == {}
+
+
+@pytest.mark.parametrize("opcodes", [b"]", b"(", b"}", b"]\x94", b"(l", b"K\x01\x85"], ids=repr)
+def test_objects_without_number_are_refused_before_they_fill_the_memory(
+    opcodes: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tar.gz of 58 KB holds 20 MB of them, which would take 2 GB; here it is all a fortieth."""
+    monkeypatch.setattr("kdzoo.data.pickles.MOST_OPCODES", MOST_OPCODES // 40)
+    content = opcodes * (500_000 // len(opcodes))
+    tracemalloc.start()
+    try:
+        with pytest.raises(Unreadable, match="it has more than 50,000 opcodes"):
+            read(content)
+        assert tracemalloc.get_traced_memory()[1] < 400e6 / 40
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_batches_as_large_as_two_of_the_largest_are_read(
+    protocol: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdzoo.data.pickles.MOST_OPCODES", MOST_OPCODES // 2)
+    names = [b"some_picture_s_%06d.png" % i for i in range(50_000)]
+    labels = {name: [i % 100 for i in range(50_000)] for name in (b"fine_labels", b"coarse_labels")}
+    # CIFAR-100's training batch without its pixels.
+    batch = {b"filenames": names, b"batch_label": b"training batch 1 of 1", **labels}
+    loaded = read(pickle.dumps(batch, protocol))
+    assert loaded["filenames"] == names
+    assert loaded["fine_labels"] == labels[b"fine_labels"]
 
 
 def test_texts_that_are_encoded_again_and_again_are_refused() -> None:

@@ -1,7 +1,7 @@
 """Streamed pictures: the same views from any number of workers, from any position, after any fault."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,10 @@ from torchvision.transforms import v2
 from kdzoo.checks import KdzooError, UsageError
 from kdzoo.data import Dataset, load_dataset
 from kdzoo.data.picture_files import IMAGENET, IMAGENET_GREY, PictureFiles
+from kdzoo.data.picture_views import choose_window, draw_view
 from kdzoo.data.split import split_validation
-from kdzoo.data.stream import Stream, feed_of, random_view
+from kdzoo.data.stream import Stream, feed_of
 from kdzoo.data.views import Views
-from kdzoo.keys import hashes, key
 
 SIZE, SHORT = 28, 32
 CLASSES = ("ant", "bee", "cat")
@@ -54,7 +54,19 @@ def stream(
         device="cpu",
     )  # fmt: skip
     assert isinstance(found, Stream)
+    OPEN.append(found)
     return found
+
+
+OPEN: list[Stream] = []
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """Leave no processes to other tests."""
+    yield
+    while OPEN:
+        OPEN.pop().close()
 
 
 def everything(images: Stream, epochs: int = 2) -> list[torch.Tensor]:
@@ -67,6 +79,7 @@ def test_nothing_is_decoded_when_it_is_loaded(
     monkeypatch.setattr(Image, "open", lambda *a, **k: pytest.fail("a picture was opened"))
     again = load_dataset("image_folder", root, {"size": SIZE, "stream": True})
     assert isinstance(again.train.images, PictureFiles)
+    assert "resized to 28x28 as they are decoded: the short side brought to 32" in again.warnings[0]
     assert again.train.images.shape == (18, 3, SIZE, SIZE)
     assert again.fingerprint == data.fingerprint
     assert again.statistics == IMAGENET
@@ -77,9 +90,6 @@ def test_nothing_is_decoded_when_it_is_loaded(
 def test_a_view_is_torchvisions_own_drawn_by_key(root: Path, data: Dataset) -> None:
     images = stream(data)
     batch = images.batch(1, 2)
-    transform = v2.Compose(
-        [v2.RandomResizedCrop(SIZE, scale=(0.08, 1.0), antialias=True), v2.RandomHorizontalFlip()]
-    )
     names = sorted((root / "train").glob("*/*"))
     mean, std = (torch.tensor(v)[:, None, None] for v in IMAGENET)
     for image, index in zip(batch.images, batch.indices.tolist(), strict=True):
@@ -88,9 +98,13 @@ def test_a_view_is_torchvisions_own_drawn_by_key(root: Path, data: Dataset) -> N
             picture = picture.convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
         levels = v2.functional.pil_to_tensor(picture.convert("RGB"))
-        torch.manual_seed(int(hashes(key(0, "views", 1), [index])[0] >> np.uint64(1)))
-        expected = (transform(levels).float() / 255 - mean) / std
-        torch.testing.assert_close(image, expected)
+        drawn = draw_view(VIEWS, 0, 1, index)
+        crop = v2.RandomResizedCrop(SIZE, scale=(0.08, 1.0), antialias=True)
+        window = choose_window(0.08, *levels.shape[1:], drawn.window)
+        expected = v2.RandomHorizontalFlip(float(drawn.moves.flip[0]))(
+            crop.transform(levels, window._asdict())
+        )
+        torch.testing.assert_close(image, (expected.float() / 255 - mean) / std)
 
 
 def test_plain_images_are_torchvisions_resize_and_centre(root: Path, data: Dataset) -> None:
@@ -185,10 +199,6 @@ def test_every_view_is_what_it_says(data: Dataset, views: Views) -> None:
     images = stream(data, views=views)
     random, plain = images.augmented(range(18), purpose="a", epoch=0), images.clean(range(18))
     assert torch.equal(random, plain) == (views == Views())
-    names = [type(t).__name__ for t in random_view(views, SIZE, SHORT).transforms]  # type: ignore[attr-defined]
-    expected = {"flip": "RandomHorizontalFlip", "crop_padding": "RandomCrop", "rotation": "RandomRotation"}
-    assert names[1:] == [expected[n] for n in ("crop_padding", "flip", "rotation") if getattr(views, n)]
-    assert names[0] == ("RandomResizedCrop" if views.crop_scale else "Compose")
 
 
 def test_grey_streams_have_one_channel_and_its_statistics(root: Path) -> None:
@@ -215,7 +225,7 @@ def copy(root: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(root, tmp_path / "copy"))
 
 
-def test_names_and_sizes_are_what_it_is_known_by(copy: Path, data: Dataset) -> None:
+def test_contents_and_names_are_what_it_is_known_by(copy: Path, data: Dataset) -> None:
     def loaded(**options: object) -> str:
         return load_dataset("image_folder", copy, {"size": SIZE, "stream": True, **options}).fingerprint
 
@@ -223,9 +233,14 @@ def test_names_and_sizes_are_what_it_is_known_by(copy: Path, data: Dataset) -> N
     assert loaded(size=20) != data.fingerprint
     assert loaded(channels="grey") != data.fingerprint
     picture = next((copy / "train" / "ant").iterdir())
-    picture.write_bytes(picture.read_bytes() + b"\0")
+    known, content = picture.stat(), picture.read_bytes()
+    picture.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(picture, ns=(known.st_atime_ns, known.st_mtime_ns))
+    assert picture.stat().st_size == known.st_size
     changed = loaded()
     assert changed != data.fingerprint
+    picture.write_bytes(content)
+    assert loaded() == data.fingerprint
     picture.rename(picture.with_name("z" + picture.name))
     assert loaded() not in (changed, data.fingerprint)
 
@@ -241,6 +256,41 @@ def test_a_damaged_picture_is_named_when_its_turn_comes(copy: Path, workers: int
     assert "Replace what is damaged and run the same command again" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not isinstance(caught.value, UsageError)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda p: p.write_bytes(p.read_bytes()[::-1]), "was changed since this run began"),
+        (lambda p: p.unlink(), "cannot be decoded: No such file or directory"),
+        (lambda p: (p.unlink(), p.symlink_to("/etc/hosts")), "leads out of its folder now"),
+        (lambda p: (p.unlink(), os.mkfifo(p)), "is no file any more"),
+    ],
+    ids=["other content", "gone", "a link that leads out", "a pipe"],
+)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_changes_during_a_run_is_told_in_a_line(
+    copy: Path, workers: int, change: Callable[[Path], object], words: str
+) -> None:
+    path = copy / "train" / "bee" / "0.jpg"
+    images = stream(load_dataset("image_folder", copy, {"size": SIZE, "stream": True}), workers=workers)
+    change(path)
+    with pytest.raises(KdzooError, match=words) as caught:
+        everything(images, 1)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_whose_rights_or_place_on_the_disk_change_is_still_the_same(copy: Path, data: Dataset) -> None:
+    images = stream(load_dataset("image_folder", copy, {"size": SIZE, "stream": True}))
+    for path in (copy / "train" / "ant").iterdir():
+        path.chmod(0o600)
+    for path in (copy / "train" / "bee").iterdir():
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content)
+    for one, other in zip(everything(images, 1), everything(stream(data), 1), strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +310,7 @@ def test_what_cannot_be_streamed_is_told_before_training(
 
 
 def test_labels_must_be_as_many() -> None:
-    files = PictureFiles.of(Path(), [], channels="rgb", size=8, short_side=9)
+    files = PictureFiles.of(Path(), [], np.zeros((0, 32), np.uint8), channels="rgb", size=8, short_side=9)
     with pytest.raises(UsageError, match="images and labels must be as many"):
         Stream(files, np.zeros(1, np.int64), views=Views(), mean=(0,), std=(1,), batch_size=1, seed=0,
                device="cpu", workers=0)  # fmt: skip

@@ -54,6 +54,37 @@ def test_pictures_in_class_folders_give_the_same_numbers(runs, kind):
     assert measured.recorded is None
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        "data = dict(type='image_folder', size=48)\nviews = dict(resize=32)\n",
+        "data = dict(type='image_folder', size=20, fit='squash')\nviews = dict(resize=32)\n",
+        "data = dict(type='image_folder', size=32, stream=True)\n",
+    ],
+    ids=["made smaller", "made larger", "streamed"],
+)
+def test_pictures_are_resized_as_those_of_training_were(make_bench, tmp_path, monkeypatch, config):
+    """The same pictures, by the data set and by their folder, give the recorded numbers."""
+    monkeypatch.setenv("KDZOO_DATA", str(tmp_path / "cache"))
+    draw = np.random.default_rng(0)
+    for place in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        (tmp_path / "photos" / place).mkdir(parents=True)
+        for number in range(6):
+            picture = Image.fromarray(draw.integers(0, 256, (60, 70, 3), np.uint8))
+            picture.save(tmp_path / "photos" / place / f"{number}.png")
+    bench = make_bench(config)
+    bench.run("scratch", data_root=tmp_path / "photos", epochs=1, workers=0)
+    student = load_student("scratch", work_dir=bench.folder / "work")
+    recorded = student.record.epochs[-1]["test"]
+    assert evaluate_student(student).metrics == recorded
+    assert evaluate_student(student, folder=tmp_path / "photos" / "test").metrics == recorded
+
+
+def test_a_sheet_of_before_says_by_itself_how_pictures_are_resized(runs, copied):
+    change(copied / "student.json", pictures={"fit": "crop", "short_side": 36})
+    assert read_sheet(copied).pictures == {"fit": "crop", "short_side": 36, "size": 32}
+
+
 def test_a_run_is_found_by_folder_record_and_method(runs):
     folder = folder_of(runs / "zoo")
     for name in (folder, str(folder), folder / "record.json"):
@@ -147,7 +178,7 @@ def test_the_sheet_says_how_it_is_fed(runs):
     sheet = read_sheet(folder_of(runs / "zoo"))
     assert sheet.network == {"type": "resnet8", "options": {}}
     assert (sheet.classes, sheet.channels, sheet.size) == (CLASSES, 3, 32)
-    assert sheet.pictures == {"fit": "crop", "short_side": 32}
+    assert sheet.pictures == {"fit": "crop", "short_side": 32, "size": 32}
     assert sheet.data is None
 
 

@@ -107,6 +107,10 @@ breaks(
 breaks("short", LABELS, "test has 5 labels for 6 images", split("test", labels=lambda a: a[1:]))
 breaks("high", LABELS, "train.labels must be 0 to 2", split("train", labels=lambda a: a + 1))
 breaks("unseen", LABELS, "class 'c' has no training image", split("train", labels=lambda a: a % 2))
+breaks(
+    "endless", "classes_have_names", "class 0 has 1,500 characters",
+    lambda d: replace(d, classes=("a" * 1500, "b", "c")),
+)  # fmt: skip
 breaks("numbers", "classes_have_names", "must be a tuple of texts", lambda d: replace(d, classes=(0, 1, 2)))
 breaks(
     "twins", "classes_have_names", "must be different names", lambda d: replace(d, classes=("a", "a", "b"))
