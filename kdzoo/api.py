@@ -22,7 +22,7 @@ from kdzoo.outputs import Batch, Setting, shapes_of
 from kdzoo.registry import DISTILLERS, SOURCES
 from kdzoo.results.leaderboard import leaderboard, plain_rows, terminal_table
 from kdzoo.results.record import Record
-from kdzoo.sources.base import ClassSource
+from kdzoo.sources.base import ClassSource, check_soft_labels
 from kdzoo.training.benchmark import load_benchmark
 from kdzoo.training.choices import check_workers
 from kdzoo.training.evaluation import chunk_of
@@ -223,7 +223,7 @@ def soft_labels(
 
     Raises:
         UsageError: all that is wrong, a line each.
-        KdzooError: an artifact could not be trained.
+        KdzooError: an artifact could not be trained, or what the source gives are no distributions.
     """
     if not (isinstance(temperature, (int, float)) and temperature in Interval(low=0, open_low=True)):
         raise usage("soft_labels", "temperature", "a number in (0, inf)", temperature)
@@ -243,7 +243,9 @@ def soft_labels(
         with torch.no_grad():
             for part in torch.split(everything, chunk_of(images.size)):
                 batch = Batch(images.clean(part.cpu()), images.labels[part], part)
-                rows.append(made(batch).log_probs(temperature).exp())
+                given = made(batch)
+                check_soft_labels(made, given, (len(part), len(planned.data.classes)))
+                rows.append(given.log_probs(temperature).exp())
         return torch.cat(rows).cpu()
 
 

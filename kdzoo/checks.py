@@ -27,6 +27,10 @@ class UsageError(KdzooError, ValueError):
     """A mistake in what the user asked for: found before training, exit status 2."""
 
 
+class FormError(KdzooError, ValueError):
+    """A method or a source gave something in another form than its contract says. Exit status 1."""
+
+
 class StorageError(KdzooError, OSError):
     """A file could not be written or read; what was there before is kept. Exit status 1."""
 
@@ -34,6 +38,12 @@ class StorageError(KdzooError, OSError):
 def usage(who: str, what: str, expected: str, got: object, do: str = "") -> UsageError:
     """Build the message form of the project: who, what, what is accepted, what came, what to do."""
     return UsageError(f"{who}: {what} must be {expected}, got {got!r}." + (f" {do}" if do else ""))
+
+
+def kind_of(thing: object) -> str:
+    """Say what a thing is: "a Tensor", "an int", "None"."""
+    name = type(thing).__name__
+    return "None" if thing is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 # A longer list says nothing in one line.

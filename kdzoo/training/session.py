@@ -212,7 +212,7 @@ class Session:
         folders = {p.method.name: p.folder for p in planned}
         start = resume(list(members.values()), folders, self.reporter.message) if position != START else START
         by_name = {p.method.name: p for p in planned}
-        cohort = Cohort(list(members.values()), images, recipe.epochs, shared, sources, seed)
+        cohort = Cohort(list(members.values()), images, recipe.epochs, shared, sources, seed, setting.classes)
         train(cohort, Training(
             title=f"{plan.benchmark.name}, seed {seed}", recipe=recipe, splits=self._judged,
             reporter=self.reporter, folders=folders, references=teacher.outputs if teacher else {},
