@@ -115,6 +115,16 @@ Natural = Annotated[int, Interval(low=0)]
 
 _NAMES = {float: "a number", int: "an integer", bool: "true or false", str: "a text"}
 
+# What a Literal may list.
+Choice = str | int | bool
+
+
+def spelled(value: object) -> str:
+    """Write a value of an option as users do: true, 0.5, 2, mean."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
 
 @dataclass(frozen=True)
 class Option:
@@ -123,7 +133,7 @@ class Option:
 
     name: str
     kinds: tuple[type, ...]
-    choices: tuple[str, ...]
+    choices: tuple[Choice, ...]
     interval: Interval | None
     default: Any
     doc: str = ""
@@ -132,7 +142,7 @@ class Option:
     @property
     def accepted(self) -> str:
         """Say in words what is accepted."""
-        words = [repr(c) for c in self.choices]
+        words = [repr(c) if isinstance(c, str) else spelled(c) for c in self.choices]
         for kind in self.kinds:
             words.append(
                 _NAMES[kind] + (f" {self.interval}" if self.interval and kind in (int, float) else "")
@@ -145,8 +155,9 @@ class Option:
         Raises:
             UsageError: it is none that the option accepts.
         """
-        if isinstance(given, str) and given in self.choices:
-            return given
+        for choice in self.choices:
+            if _as(type(choice), given) == choice:
+                return choice
         for kind in self.kinds:
             value = _as(kind, given)
             if value is not None and (self.interval is None or kind in (bool, str) or value in self.interval):
@@ -197,16 +208,28 @@ def options_of(target: type | Callable[..., Any]) -> dict[str, Option]:
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY:
             kinds, choices, interval = _accepts(hints.get(name, _like(parameter.default)))
-            odd = [kind for kind in kinds if kind not in _NAMES]
+            odd = [k for k in kinds if k not in _NAMES] + [c for c in choices if not isinstance(c, Choice)]
             if odd:
                 raise UsageError(
                     f"{getattr(target, '__name__', target)}: option {name!r} must be annotated with float, "
-                    f"int, bool, str, a Literal, or a union of them, got {odd[0]}."
+                    f"int, bool, str, a Literal of texts, integers or truth values, or a union of them, got "
+                    f"{odd[0]}."
                 )
+            _check_apart(f"{getattr(target, '__name__', target)}: option {name!r}", choices)
             required = parameter.default is parameter.empty
             default = None if required else parameter.default
             found[name] = Option(name, kinds, choices, interval, default, documented.get(name, ""), required)
     return found
+
+
+def _check_apart(who: str, choices: tuple[Choice, ...]) -> None:
+    """Refuse choices that one spelling stands for, such as 1, "1" and True."""
+    for choice in choices:
+        alike = [c for c in choices if _as(type(c), spelled(choice)) == c]
+        if len(alike) > 1:
+            raise UsageError(
+                f"{who} must have choices that are written apart, got {alike[0]!r} and {alike[1]!r}."
+            )
 
 
 def _like(default: object) -> type:
@@ -214,14 +237,14 @@ def _like(default: object) -> type:
     return type(default) if type(default) in _NAMES else str
 
 
-def _accepts(hint: Any) -> tuple[tuple[type, ...], tuple[str, ...], Interval | None]:
+def _accepts(hint: Any) -> tuple[tuple[type, ...], tuple[Choice, ...], Interval | None]:
     origin = typing.get_origin(hint)
     if origin is Annotated:
         inner, *notes = typing.get_args(hint)
         kinds, choices, interval = _accepts(inner)
         return kinds, choices, next((n for n in notes if isinstance(n, Interval)), interval)
     if origin is Literal:
-        return (), typing.get_args(hint), None
+        return (), tuple(choice for choice in typing.get_args(hint) if choice is not None), None
     if origin in (Union, types.UnionType):
         parts = [_accepts(part) for part in typing.get_args(hint) if part is not type(None)]
         return (
