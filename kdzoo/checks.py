@@ -317,6 +317,23 @@ def as_names(who: str, what: str, given: Iterable[str]) -> frozenset[str]:
     return frozenset(given)
 
 
+def check_positional(who: str, function: Callable[..., Any], count: int, where: str = "") -> None:
+    """Refuse an argument that has a default and is not keyword-only: no option of that name would be known.
+
+    Args:
+        who: whose argument it is, for the message.
+        function: what is called, or a class.
+        count: of the first arguments, which are given by place and may have a default.
+        where: the argument stands, for the message.
+
+    Raises:
+        UsageError: there is such an argument.
+    """
+    for name, parameter in list(inspect.signature(function).parameters.items())[count:]:
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is not parameter.empty:
+            raise UsageError(f"{who}: {name!r} has a default, so it is an option: put it behind '*'{where}.")
+
+
 def check_options_of(cls: type) -> None:
     """Let a class check its options: wrap the `__init__` that it declares, if it declares one.
 
@@ -329,11 +346,7 @@ def check_options_of(cls: type) -> None:
     if "__init__" not in vars(cls):
         return
     declared: Any = vars(cls)["__init__"]
-    for name, parameter in inspect.signature(declared).parameters.items():
-        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is not parameter.empty:
-            raise UsageError(
-                f"{cls.__name__}: {name!r} has a default, so it is an option: put it behind '*' in __init__."
-            )
+    check_positional(cls.__name__, declared, 0, " in __init__")
 
     @functools.wraps(declared)
     def checked_init(self: Any, *sized: Any, **given: Any) -> None:
