@@ -179,7 +179,7 @@ def check_soft_labels(source: Source, soft_labels: SoftLabels, shape: tuple[int,
 
     Args:
         source: gave them, for the message.
-        soft_labels: of a batch.
+        soft_labels: [N, K], of a batch.
         shape: samples N and classes K.
 
     Raises:

@@ -49,7 +49,7 @@ from kdzoo.training.plan import (
     setting_of,
     source_name,
 )
-from kdzoo.training.reporter import Reporter
+from kdzoo.training.reporter import Reporter, counted
 from kdzoo.training.runtime import environment
 from kdzoo.training.workshop import RunWorkshop
 
@@ -220,8 +220,8 @@ class Session:
             on_diverged=lambda member: self._finish(by_name[member.name], member, cohort),
         ))  # fmt: skip
         self.reporter.message(
-            f"{plan.benchmark.name}, seed {seed}: {len(members)} students, {cohort.steps_run} steps, "
-            f"{cohort.teacher_passes} teacher passes"
+            f"{plan.benchmark.name}, seed {seed}: {counted(len(members), 'students')}, "
+            f"{counted(cohort.steps_run, 'steps')}, {counted(cohort.teacher_passes, 'teacher passes')}"
         )
         for name, member in members.items():
             if member.status == "training":
