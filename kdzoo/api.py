@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from kdzoo import distillers
-from kdzoo.checks import Interval, KdzooError, Problems, UsageError, usage
+from kdzoo.checks import Interval, KdzooError, Problems, UsageError, unknown, usage
 from kdzoo.data import Dataset
 from kdzoo.data.arrays import as_dataset
 from kdzoo.data.progress import Display, Terminal, shown_by
@@ -22,10 +24,11 @@ from kdzoo.outputs import Batch, Setting, shapes_of
 from kdzoo.registry import DISTILLERS, SOURCES
 from kdzoo.results.leaderboard import leaderboard, plain_rows, terminal_table
 from kdzoo.results.record import Record
-from kdzoo.sources.base import ClassSource
+from kdzoo.sources.base import ClassSource, check_soft_labels
 from kdzoo.training.benchmark import load_benchmark
 from kdzoo.training.choices import check_workers
 from kdzoo.training.evaluation import chunk_of
+from kdzoo.training.faults import told
 from kdzoo.training.plan import Plan, make_plan
 from kdzoo.training.reporter import Reporter, choose_reporter
 from kdzoo.training.runtime import runtime
@@ -63,15 +66,41 @@ class Results:
         return leaderboard(self.records)
 
     def __str__(self) -> str:
-        failures = [f"{name} failed: {_told(fault)}" for name, fault in self.failed.items()]
+        failures = [f"{name} failed: {told(fault)}" for name, fault in self.failed.items()]
         return "\n".join([*([self.table] if self.records else []), *failures])
 
 
-def _told(fault: BaseException) -> str:
-    """Say what was raised; the name of an error that nobody meant is half of what it says."""
-    return str(fault) if isinstance(fault, KdzooError) else f"{type(fault).__name__}: {fault}"
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
+def _known_arguments(*without: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Answer an unknown argument as all other mistakes are; what is called passes its options on to `plan`.
+
+    Args:
+        without: those of `plan` that are not passed on.
+    """
+
+    def answering(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def answered(*given: P.args, **options: P.kwargs) -> R:
+            own = inspect.signature(function).parameters
+            names = [*(n for n in own if n != "options"), *inspect.signature(plan).parameters]
+            known = list(dict.fromkeys(n for n in names if n not in without))
+            problems = Problems()
+            for name in options:
+                if name not in known:
+                    with problems:
+                        raise unknown(function.__name__, "argument", name, known)
+            problems.raise_all()
+            return function(*given, **options)
+
+        return answered
+
+    return answering
+
+
+@_known_arguments()
 def plan(
     *,
     benchmark: str = "digits",
@@ -141,6 +170,7 @@ def plan(
     )
 
 
+@_known_arguments()
 def run(
     *, threads: int | None = None, workers: int | None = None, progress: bool = False, **options: Any
 ) -> Results:
@@ -196,6 +226,7 @@ def execute(
     return Results(tuple(r for r in records if r is not None), session.failed)
 
 
+@_known_arguments("methods", "seeds")
 def soft_labels(
     source: str,
     *,
@@ -223,7 +254,7 @@ def soft_labels(
 
     Raises:
         UsageError: all that is wrong, a line each.
-        KdzooError: an artifact could not be trained.
+        KdzooError: an artifact could not be trained, or what the source gives are no distributions.
     """
     if not (isinstance(temperature, (int, float)) and temperature in Interval(low=0, open_low=True)):
         raise usage("soft_labels", "temperature", "a number in (0, inf)", temperature)
@@ -243,7 +274,9 @@ def soft_labels(
         with torch.no_grad(), images:
             for part in torch.split(everything, chunk_of(images.size)):
                 batch = Batch(images.clean(part.cpu()), images.labels[part], part)
-                rows.append(made(batch).log_probs(temperature).exp())
+                given = made(batch)
+                check_soft_labels(made, given, (len(part), len(planned.data.classes)))
+                rows.append(given.log_probs(temperature).exp())
         return torch.cat(rows).cpu()
 
 

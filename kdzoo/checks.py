@@ -27,6 +27,10 @@ class UsageError(KdzooError, ValueError):
     """A mistake in what the user asked for: found before training, exit status 2."""
 
 
+class FormError(KdzooError, ValueError):
+    """A method or a source gave something in another form than its contract says. Exit status 1."""
+
+
 class StorageError(KdzooError, OSError):
     """A file could not be written or read; what was there before is kept. Exit status 1."""
 
@@ -34,6 +38,12 @@ class StorageError(KdzooError, OSError):
 def usage(who: str, what: str, expected: str, got: object, do: str = "") -> UsageError:
     """Build the message form of the project: who, what, what is accepted, what came, what to do."""
     return UsageError(f"{who}: {what} must be {expected}, got {got!r}." + (f" {do}" if do else ""))
+
+
+def kind_of(thing: object) -> str:
+    """Say what a thing is: "a Tensor", "an int", "None"."""
+    name = type(thing).__name__
+    return "None" if thing is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 # A longer list says nothing in one line.
@@ -105,6 +115,16 @@ Natural = Annotated[int, Interval(low=0)]
 
 _NAMES = {float: "a number", int: "an integer", bool: "true or false", str: "a text"}
 
+# What a Literal may list.
+Choice = str | int | bool
+
+
+def spelled(value: object) -> str:
+    """Write a value of an option as users do: true, 0.5, 2, mean."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
 
 @dataclass(frozen=True)
 class Option:
@@ -113,7 +133,7 @@ class Option:
 
     name: str
     kinds: tuple[type, ...]
-    choices: tuple[str, ...]
+    choices: tuple[Choice, ...]
     interval: Interval | None
     default: Any
     doc: str = ""
@@ -122,7 +142,7 @@ class Option:
     @property
     def accepted(self) -> str:
         """Say in words what is accepted."""
-        words = [repr(c) for c in self.choices]
+        words = [repr(c) if isinstance(c, str) else spelled(c) for c in self.choices]
         for kind in self.kinds:
             words.append(
                 _NAMES[kind] + (f" {self.interval}" if self.interval and kind in (int, float) else "")
@@ -135,8 +155,9 @@ class Option:
         Raises:
             UsageError: it is none that the option accepts.
         """
-        if isinstance(given, str) and given in self.choices:
-            return given
+        for choice in self.choices:
+            if _as(type(choice), given) == choice:
+                return choice
         for kind in self.kinds:
             value = _as(kind, given)
             if value is not None and (self.interval is None or kind in (bool, str) or value in self.interval):
@@ -187,16 +208,28 @@ def options_of(target: type | Callable[..., Any]) -> dict[str, Option]:
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY:
             kinds, choices, interval = _accepts(hints.get(name, _like(parameter.default)))
-            odd = [kind for kind in kinds if kind not in _NAMES]
+            odd = [k for k in kinds if k not in _NAMES] + [c for c in choices if not isinstance(c, Choice)]
             if odd:
                 raise UsageError(
                     f"{getattr(target, '__name__', target)}: option {name!r} must be annotated with float, "
-                    f"int, bool, str, a Literal, or a union of them, got {odd[0]}."
+                    f"int, bool, str, a Literal of texts, integers or truth values, or a union of them, got "
+                    f"{odd[0]}."
                 )
+            _check_apart(f"{getattr(target, '__name__', target)}: option {name!r}", choices)
             required = parameter.default is parameter.empty
             default = None if required else parameter.default
             found[name] = Option(name, kinds, choices, interval, default, documented.get(name, ""), required)
     return found
+
+
+def _check_apart(who: str, choices: tuple[Choice, ...]) -> None:
+    """Refuse choices that one spelling stands for, such as 1, "1" and True."""
+    for choice in choices:
+        alike = [c for c in choices if _as(type(c), spelled(choice)) == c]
+        if len(alike) > 1:
+            raise UsageError(
+                f"{who} must have choices that are written apart, got {alike[0]!r} and {alike[1]!r}."
+            )
 
 
 def _like(default: object) -> type:
@@ -204,14 +237,14 @@ def _like(default: object) -> type:
     return type(default) if type(default) in _NAMES else str
 
 
-def _accepts(hint: Any) -> tuple[tuple[type, ...], tuple[str, ...], Interval | None]:
+def _accepts(hint: Any) -> tuple[tuple[type, ...], tuple[Choice, ...], Interval | None]:
     origin = typing.get_origin(hint)
     if origin is Annotated:
         inner, *notes = typing.get_args(hint)
         kinds, choices, interval = _accepts(inner)
         return kinds, choices, next((n for n in notes if isinstance(n, Interval)), interval)
     if origin is Literal:
-        return (), typing.get_args(hint), None
+        return (), tuple(choice for choice in typing.get_args(hint) if choice is not None), None
     if origin in (Union, types.UnionType):
         parts = [_accepts(part) for part in typing.get_args(hint) if part is not type(None)]
         return (
@@ -284,6 +317,23 @@ def as_names(who: str, what: str, given: Iterable[str]) -> frozenset[str]:
     return frozenset(given)
 
 
+def check_positional(who: str, function: Callable[..., Any], count: int, where: str = "") -> None:
+    """Refuse an argument that has a default and is not keyword-only: no option of that name would be known.
+
+    Args:
+        who: whose argument it is, for the message.
+        function: what is called, or a class.
+        count: of the first arguments, which are given by place and may have a default.
+        where: the argument stands, for the message.
+
+    Raises:
+        UsageError: there is such an argument.
+    """
+    for name, parameter in list(inspect.signature(function).parameters.items())[count:]:
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is not parameter.empty:
+            raise UsageError(f"{who}: {name!r} has a default, so it is an option: put it behind '*'{where}.")
+
+
 def check_options_of(cls: type) -> None:
     """Let a class check its options: wrap the `__init__` that it declares, if it declares one.
 
@@ -296,11 +346,7 @@ def check_options_of(cls: type) -> None:
     if "__init__" not in vars(cls):
         return
     declared: Any = vars(cls)["__init__"]
-    for name, parameter in inspect.signature(declared).parameters.items():
-        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is not parameter.empty:
-            raise UsageError(
-                f"{cls.__name__}: {name!r} has a default, so it is an option: put it behind '*' in __init__."
-            )
+    check_positional(cls.__name__, declared, 0, " in __init__")
 
     @functools.wraps(declared)
     def checked_init(self: Any, *sized: Any, **given: Any) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-import traceback
 from typing import TYPE_CHECKING
 
-from kdzoo.checks import KdzooError, UsageError
+from kdzoo.checks import UsageError
 
 if TYPE_CHECKING:
     from kdzoo.training.plan import Plan
@@ -24,6 +23,7 @@ def bench(options: argparse.Namespace, given: list[str]) -> int:
     from kdzoo.results.leaderboard import leaderboard
     from kdzoo.results.store import read_records
     from kdzoo.training.benchmark import parse_cfg_options
+    from kdzoo.training.faults import told, traceback_of
     from kdzoo.training.reporter import choose_reporter
     from kdzoo.training.runtime import runtime
 
@@ -61,11 +61,11 @@ def bench(options: argparse.Namespace, given: list[str]) -> int:
         folders = list(dict.fromkeys(m.folder.parent.parent for m in planned.members))
         print(f"Students, each with its record: {', '.join(map(str, folders))}")
     for name, fault in results.failed.items():
-        print(f"\n{name} failed and has no record; the same command tries it again:", file=sys.stderr)
-        if isinstance(fault, KdzooError):
-            print(fault, file=sys.stderr)
-        else:
-            traceback.print_exception(fault)
+        print(f"\n{name} failed: {told(fault)}", file=sys.stderr)
+        if trace := traceback_of(fault):
+            print(trace, file=sys.stderr)
+    if results.failed:
+        print("\nWhat failed has no record; the same command tries it again.", file=sys.stderr)
     return FAULT if results.failed else OK
 
 
@@ -96,16 +96,16 @@ def describe(planned: Plan) -> str:
         planned: what `plan` gave.
     """
     from kdzoo.training.estimate import estimate
-    from kdzoo.training.reporter import duration
+    from kdzoo.training.reporter import counted, duration
 
     benchmark, data, recipe = planned.benchmark, planned.data, planned.benchmark.student.recipe
     validation = f", {len(data.validation)} validation" if data.validation else ""
     lines = [
-        f"{benchmark.name}: {data.name}, {len(data.train)} training{validation} and {len(data.test)} test "
-        f"images, "
+        f"{benchmark.name}: {data.name}, {len(data.train)} training{validation} and "
+        f"{counted(len(data.test), 'test images')}, "
         f"{planned.data.channels}x{planned.size}x{planned.size}",
-        f"student {benchmark.student.network}: {recipe.epochs} epochs, batch size {recipe.batch_size}, "
-        f"{benchmark.precision}, on {planned.device}",
+        f"student {benchmark.student.network}: {counted(recipe.epochs, 'epochs')}, "
+        f"batch size {recipe.batch_size}, {benchmark.precision}, on {planned.device}",
         *planned.remarks,
     ]
     pending = planned.pending()
@@ -120,7 +120,7 @@ def describe(planned: Plan) -> str:
             state = "train" if artifact.origin == "trained" else "read"
             missing.append(artifact)
         detail = {
-            "trained": f"{artifact.section.recipe.epochs} epochs",
+            "trained": counted(artifact.section.recipe.epochs, "epochs"),
             "checkpoint": f"from {artifact.given}",
             "pretrained": "pretrained, as it comes",
         }[artifact.origin]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kdzoo.checks import Problems, UsageError, checked, options_of, unknown, usage
+from kdzoo.checks import Problems, UsageError, checked, options_of, spelled, unknown, usage
 
 # Doshi and Kim 2024, Table 8, from left to right, behind the teacher and the student on its own.
 TABLE8 = ("at", "kd", "fitnet", "kdsvd", "pkt", "rkd", "dkd", "dkd+reffakd", "reffakd")
@@ -184,13 +184,7 @@ def _usual(target: type, scaled: Mapping[str, Any], config: Mapping[str, Any], w
 
 
 def _spelled(name: str, options: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
-    return ":".join([name, *(f"{k}={_text(v)}" for k, v in options.items() if (k, v) not in usual.items())])
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+    return ":".join([name, *(f"{k}={spelled(v)}" for k, v in options.items() if (k, v) not in usual.items())])
 
 
 def _why_no_source(distiller: str, source: str, needs: frozenset[str]) -> str:

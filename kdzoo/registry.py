@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from mmengine.registry import Registry as MMRegistry
 
-from kdzoo.checks import UsageError, unknown, usage
+from kdzoo.checks import UsageError, check_positional, unknown, usage
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -25,19 +25,24 @@ class Registry(MMRegistry):  # type: ignore[misc]
     Args:
         name: what is kept, in the singular, as messages call it: "distiller".
         location: the package whose modules register themselves when they are imported.
+        places: how many arguments what is registered gets by place, all others being options; None for
+            classes that check that themselves.
     """
 
-    def __init__(self, name: str, location: str) -> None:
+    def __init__(self, name: str, location: str, places: int | None = None) -> None:
         super().__init__(name, scope="kdzoo", locations=[location])
+        self._places = places
 
     def register(self, name: str) -> Callable[[T], T]:
         """Register a class or function under a name.
 
         Raises:
-            UsageError: the name is taken; both places are named.
+            UsageError: the name is taken (both places are named), or an option is not keyword-only.
         """
 
         def keep(thing: T) -> T:
+            if self._places is not None:
+                check_positional(f"{self.name} {name!r}", thing, self._places)
             taken = self._module_dict.get(name)
             if taken is not None and _place(taken) != _place(thing):
                 raise UsageError(
@@ -139,5 +144,5 @@ def import_modules(package: str, path: list[str]) -> None:
 
 DISTILLERS = Registry("distiller", "kdzoo.distillers")
 SOURCES = Registry("source", "kdzoo.sources")
-MODELS = Registry("model", "kdzoo.models")
-DATASETS = Registry("data set", "kdzoo.data")
+MODELS = Registry("model", "kdzoo.models", places=3)
+DATASETS = Registry("data set", "kdzoo.data", places=1)

@@ -331,6 +331,64 @@ def test_an_option_of_a_type_that_no_command_line_can_give_is_refused():
         options_of(made)
 
 
+def chosen(hint, default=None):
+    def made(*, power=default): ...
+
+    made.__annotations__ = {"power": hint}
+    return options_of(made)["power"]
+
+
+@pytest.mark.parametrize(
+    ("hint", "given", "value"),
+    [
+        *((Literal[1, 2], given, 2) for given in (2, 2.0, "2", "2.0", "2e0")),
+        *((Literal[1, 2] | None, given, 1) for given in (1, "1")),
+        *((Literal["auto", 0, -3], given, given) for given in ("auto", 0, -3)),
+        *((Literal["auto", 0, -3], str(given), given) for given in (0, -3)),
+        *((Literal["auto", True, False], given, True) for given in (True, "true", "TRUE", "1", "yes")),
+        (Literal["auto", True, False], "false", False),
+        (Literal["auto", 3] | bool, "true", True),
+        (Literal["auto", 3] | NonNegative, "3", 3),
+        (Literal["auto", 3] | NonNegative, "3.5", 3.5),
+        (Literal["mean", None], "mean", "mean"),
+    ],
+)
+def test_a_choice_is_of_its_own_type_however_it_is_written(hint, given, value):
+    found = chosen(hint).parse("who", given)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("hint", "given", "accepted"),
+    [
+        *((Literal[1, 2], given, "1 or 2") for given in (3, "3", 1.5, True, "true", "one", None, [1], HUGE)),
+        *((Literal["auto", 1], given, "'auto' or 1") for given in ("Auto", True, 0, "yes")),
+        *((Literal[True, "auto"], given, "true or 'auto'") for given in (1, False, "false", "0")),
+    ],
+    ids=lambda value: "huge" if value is HUGE else None,
+)
+def test_what_is_no_choice_is_refused(hint, given, accepted):
+    with pytest.raises(UsageError) as caught:
+        chosen(hint).parse("who", given)
+    assert str(caught.value) == f"who: power must be {accepted}, got {given!r}."
+
+
+@pytest.mark.parametrize(
+    "hint", [Literal[1, True], Literal["1", 1], Literal["true", True], Literal[False, "0"]]
+)
+def test_choices_that_are_written_alike_are_refused(hint):
+    with pytest.raises(
+        UsageError, match="made: option 'power' must have choices that are written apart, got"
+    ):
+        chosen(hint)
+
+
+def test_a_choice_that_no_command_line_can_give_is_refused():
+    with pytest.raises(UsageError, match=r"a Literal of texts, integers or truth values, .*, got b'x'\."):
+        chosen(Literal["x", b"x"])
+
+
 def test_a_positional_argument_with_a_default_is_refused_when_the_class_is_made():
     class Checked:
         def __init_subclass__(cls):

@@ -1,10 +1,13 @@
+import json
 import re
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdzoo.checks import UsageError, options_of
+from kdzoo.checks import UsageError, options_of, spelled
+from kdzoo.distillers import Distiller
 from kdzoo.methods import TABLE8, Defaults, _why_no_source, expand, groups, parse, resolve, universe
 from kdzoo.registry import DISTILLERS, SOURCES
 
@@ -165,9 +168,35 @@ def test_who_takes_soft_labels_has_a_source():
     assert resolve("scratch", PLAIN).source is None
 
 
+class Powered(Distiller):
+    """A method whose choices are no texts."""
+
+    def __init__(self, *, power: Literal[1, 2] = 1, mode: Literal["auto", True, 3] = "auto") -> None:
+        super().__init__()
+
+
+def test_choices_that_are_no_texts_keep_their_type_and_have_one_spelling(monkeypatch):
+    DISTILLERS.names()
+    monkeypatch.setitem(DISTILLERS.module_dict, "powered", Powered)
+    for texts, name, expected in (
+        (("powered", "powered:power=1", "powered:power=1.0:mode=auto"), "powered", [1, "auto"]),
+        (("powered:power=2", "powered:mode=auto:power=2.0"), "powered:power=2", [2, "auto"]),
+        (("powered:mode=true", "powered:mode=yes"), "powered:mode=true", [1, True]),
+        (("powered:mode=3.0",), "powered:mode=3", [1, 3]),
+    ):
+        for text in (*texts, name):
+            method = resolve(text, PLAIN)
+            assert method.name == name
+            # What a record holds.
+            assert json.dumps(list(method.options.values())) == json.dumps(expected)
+    assert resolve("powered", Defaults(1, {"powered": {"power": 2}}, {})).options["power"] == 2
+    with pytest.raises(UsageError, match="power must be 1 or 2, got '3'"):
+        resolve("powered:power=3", PLAIN)
+
+
 def values(option):
     """Texts that an option accepts, and some spellings of one value."""
-    found = [st.sampled_from(option.choices)] if option.choices else []
+    found = [st.sampled_from(option.choices).map(spelled)] if option.choices else []
     for kind in option.kinds:
         low = max(getattr(option.interval, "low", -9), -9)
         high = min(getattr(option.interval, "high", 999), 999)

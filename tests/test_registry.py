@@ -124,3 +124,28 @@ def test_a_plug_in_is_known_by_the_classes_that_it_inherits_from(tmp_path, monke
     before = plug_in(Mine)
     (tmp_path / "mine_above.py").write_text(above.format(1))
     assert plug_in(Mine) != before
+
+
+def shapes(root, count: int = 300): ...
+
+
+class Wide:
+    def __init__(self, num_classes, channels, size, width=16): ...
+
+
+@pytest.mark.parametrize(
+    ("registry", "thing", "option"), [(DATASETS, shapes, "count"), (MODELS, Wide, "width")]
+)
+def test_an_option_that_is_given_by_place_is_refused_where_it_is_registered(registry, thing, option):
+    """Else `--data shapes:count=200` would be told that there are no options."""
+    said = rf"^{registry.name} 'odd': '{option}' has a default, so it is an option: put it behind '\*'\.$"
+    with pytest.raises(UsageError, match=said):
+        registry.register("odd")(thing)
+    assert "odd" not in registry.names()
+
+
+def test_what_is_always_given_by_place_may_have_a_default(monkeypatch):
+    def plain(root=None, *, count=3): ...
+
+    monkeypatch.setattr(DATASETS, "_module_dict", dict(DATASETS.module_dict))
+    assert DATASETS.register("plain")(plain) is plain

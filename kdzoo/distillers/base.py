@@ -8,7 +8,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from kdzoo.checks import Problems, UsageError, as_names, check_options_of, checked, options_of, usage
+from kdzoo.checks import (
+    FormError,
+    Problems,
+    UsageError,
+    as_names,
+    check_options_of,
+    checked,
+    kind_of,
+    options_of,
+    usage,
+)
 from kdzoo.functional.divergences import cross_entropy
 from kdzoo.functional.stages import StagePair
 from kdzoo.outputs import (
@@ -141,16 +151,20 @@ class Distiller(nn.Module):
             guide: soft labels and digest.
             batch: images, labels, and indices if declared.
             progress: for schedules.
+
+        Raises:
+            FormError: `forward` returned something else than named scalars.
         """
         weight = self.label_weight(progress)
         labels = {"label": weight * cross_entropy(student.logits, batch.labels).mean()} if weight else {}
         own: dict[str, Tensor] = self(
             declared(student, self.needs)._replace(logits=student.logits), guide, batch, progress
         )
-        reserved = {"label", "loss"} & set(own)
-        if reserved:
-            raise ValueError(
-                f"a distiller's term must not be called {sorted(reserved)}; those names are the member's"
+        _check_terms(type(self).__name__, own)
+        if not labels and not own:
+            raise FormError(
+                f"{type(self).__name__}: there is nothing to train for in epoch {progress.epoch}: no "
+                f"term, and label_weight 0. Return a term, or leave the labels some weight."
             )
         return labels | own
 
@@ -237,6 +251,32 @@ class Distiller(nn.Module):
             teacher: all that the teacher returned.
         """
         return Digest(self.digest(declared(teacher, self.needs)))
+
+
+def _check_terms(who: str, terms: object) -> None:
+    """Refuse terms that cannot be added up, by their form alone: nothing waits for the device."""
+    who += ".forward"
+    if not isinstance(terms, dict):
+        raise FormError(
+            f"{who} must return a dict of named scalar terms, got {kind_of(terms)}. "
+            f'Return {{"{who.partition(".")[0].lower()}": loss}}.'
+        )
+    for name, term in terms.items():
+        if not isinstance(name, str) or name in ("label", "loss"):
+            raise FormError(
+                f"{who}: a term's name must be a text other than 'label' and 'loss', which are the member's, "
+                f"got {name!r}. Give it another name."
+            )
+        if not isinstance(term, Tensor):
+            raise FormError(
+                f"{who}: term {name!r} must be a scalar tensor, got {term!r:.60}. Compute it with torch "
+                "alone, without .item() or float()."
+            )
+        if term.ndim or not term.is_floating_point():
+            raise FormError(
+                f"{who}: term {name!r} must be a floating-point scalar tensor, got {term.dtype} "
+                f"{list(term.shape)}. Reduce it, for example by .mean()."
+            )
 
 
 class Digest(dict[str, Tensor]):

@@ -10,9 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from kdzoo.checks import as_names, check_options_of, checked, options_of
+from kdzoo.checks import FormError, as_names, check_options_of, checked, kind_of, options_of
 from kdzoo.outputs import Batch, ModelOutput, Setting, SoftLabels, probabilities
 from kdzoo.registry import SOURCES
+
+# How far the sum of a row of soft labels may be from 1: float32 over thousands of classes keeps it by far.
+TOLERANCE = 1e-4
 
 
 class Workshop(Protocol):
@@ -146,17 +149,70 @@ class ClassSource(Source):
 
     class_rows: Tensor
 
-    def rows(self, workshop: Workshop) -> Tensor:
-        """Give the rows [K, K], on any device; row i is the soft label of class i."""
+    def rows(self, workshop: Workshop) -> Tensor | npt.NDArray[Any]:
+        """Give the rows [K, K], on any device or from numpy; row i is the soft label of class i."""
         raise NotImplementedError
 
     def fit(self, workshop: Workshop) -> None:
-        """Make the rows, and keep them where training happens."""
-        self.class_rows = self.rows(workshop).float().to(workshop.device)
+        """Make the rows, check them, and keep them where training happens.
+
+        Raises:
+            FormError: they are no distributions over the classes, one for each class.
+        """
+        who, given, classes = f"{type(self).__name__}.rows", self.rows(workshop), workshop.num_classes
+        must = f"{who} must return floating-point [{classes}, {classes}]"
+        if isinstance(given, np.ndarray):
+            if given.dtype.kind != "f":
+                raise FormError(f"{must}, got an ndarray of {given.dtype}.")
+            given = torch.from_numpy(given.astype(np.float64))
+        rows = _shaped(must, given, (classes, classes)).float()
+        _check_distributions(f"{who} must return probabilities", rows)
+        self.class_rows = rows.to(workshop.device)
 
     def __call__(self, batch: Batch) -> SoftLabels:
         """Give each sample the row of its class; no temperature touches it."""
         return probabilities(self.class_rows[batch.labels])
+
+
+def check_soft_labels(source: Source, soft_labels: SoftLabels, shape: tuple[int, int]) -> None:
+    """Refuse soft labels that are no distributions; it waits for the device, so a step must not call it.
+
+    Args:
+        source: gave them, for the message.
+        soft_labels: [N, K], of a batch.
+        shape: samples N and classes K.
+
+    Raises:
+        FormError: what they must be, and what they are.
+    """
+    who, ways = type(source).__name__, "kdzoo.probabilities(...) or kdzoo.scores(...)"
+    if not callable(getattr(soft_labels, "log_probs", None)):
+        raise FormError(f"{who} must return soft labels, got {kind_of(soft_labels)}. Return {ways}.")
+    must = f"{who}'s soft labels must be floating-point {list(shape)}"
+    log_probs = _shaped(must, soft_labels.log_probs(1.0), shape)
+    _check_distributions(f"{who}'s soft labels must be probabilities", log_probs.exp())
+
+
+def _shaped(must: str, given: object, shape: tuple[int, int]) -> Tensor:
+    if not isinstance(given, Tensor):
+        raise FormError(f"{must}, got {kind_of(given)}.")
+    if given.shape != shape or not given.is_floating_point():
+        raise FormError(f"{must}, got {given.dtype} {list(given.shape)}.")
+    return given
+
+
+def _check_distributions(must: str, rows: Tensor) -> None:
+    must += ", finite, not negative, and 1 in sum for each row"
+    do = "Divide each row by its sum; of scores give the softmax, or kdzoo.scores(...) of each sample's."
+    wrong = ~(rows.isfinite() & (rows >= 0))
+    if wrong.any():
+        row, column = wrong.nonzero()[0].tolist()
+        raise FormError(f"{must}, got {rows[row, column].item():g} in row {row}, column {column}. {do}")
+    sums = rows.double().sum(dim=1)
+    off = (sums - 1).abs() > TOLERANCE
+    if off.any():
+        row = int(off.nonzero()[0])
+        raise FormError(f"{must}, got a sum of {sums[row].item():g} in row {row}. {do}")
 
 
 def build_source(name: str, options: Mapping[str, object] | None = None) -> Source:

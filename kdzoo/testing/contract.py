@@ -5,20 +5,41 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+from unittest import SkipTest
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kdzoo.checks import KdzooError, UsageError, unknown
+from kdzoo.checks import FormError, KdzooError, UsageError, unknown
 
 Rule = Callable[[Any], None]
 
 
 class ContractError(KdzooError, AssertionError):
     """What does not keep the contract, and what to do about it."""
+
+
+class Unusable(ContractError):
+    """It cannot be built, or gives what nobody can take: no rule says more of it, so this ends the check."""
+
+
+@contextmanager
+def built() -> Iterator[None]:
+    """Take whatever is raised while a subject is built, as its user builds it, for the end of the check."""
+    try:
+        yield
+    except Unusable:
+        raise
+    except Exception as error:
+        raise Unusable(f"it cannot be built: {told_error(error)}") from error
+
+
+def told_error(error: Exception) -> str:
+    """Say what was raised; the name of an error that nobody meant is half of what it says."""
+    return str(error) if isinstance(error, KdzooError) else f"{type(error).__name__}: {error}"
 
 
 @dataclass(frozen=True)
@@ -30,25 +51,34 @@ class Check:
         rule: raises `ContractError` where it is not kept.
         subject: what it is run on.
         reason: why the subject is exempt; "" if it is not.
+        ended: by the name of the rule that found the subject unusable, in which words; shared by all its
+            checks.
     """
 
     name: str
     rule: Rule
     subject: Any
     reason: str = ""
+    ended: dict[str, str] = field(default_factory=dict, compare=False)
 
     def __call__(self) -> None:
         """Run the rule.
 
         Raises:
             ContractError: it is not kept, or it is kept in spite of an exemption.
+            SkipTest: another rule has found that the subject cannot be used at all, which is told once.
         """
+        if self.ended and self.name not in self.ended:
+            raise SkipTest(f"not run: {next(iter(self.ended.values()))}")
         try:
             with _process_kept():
                 self.rule(self.subject)
         except Exception as error:
             if self.reason:
                 return
+            if isinstance(error, (Unusable, FormError)):
+                self.ended[self.name] = str(error)
+                raise Unusable(str(error)) from error
             if isinstance(error, ContractError):
                 raise
             raise ContractError(f"it raises {type(error).__name__}: {error}") from error
@@ -138,7 +168,8 @@ def bind(rules: Sequence[Rule], subject: Any, exempt: Mapping[str, str] | None) 
             raise unknown("exempt", "rule", name, names)
         if not reason.strip():
             raise UsageError(f"exempt: {name!r} must have a reason, got an empty one. Say why.")
-    return [Check(rule.__name__, rule, subject, reasons.get(rule.__name__, "")) for rule in rules]
+    ended: dict[str, str] = {}
+    return [Check(rule.__name__, rule, subject, reasons.get(rule.__name__, ""), ended) for rule in rules]
 
 
 def run_all(who: str, checks: Sequence[Check]) -> None:
@@ -149,12 +180,15 @@ def run_all(who: str, checks: Sequence[Check]) -> None:
         checks: as `bind` gives them.
 
     Raises:
-        ContractError: a line for each rule that is not kept; the first fault is its cause.
+        ContractError: a line for each rule that is not kept, or one line where the subject cannot be used at
+            all; the first fault is its cause.
     """
     faults: dict[str, ContractError] = {}
     for check in checks:
         try:
             check()
+        except Unusable as error:
+            raise ContractError(f"{who}: {error}") from error
         except ContractError as error:
             faults[check.name] = error
     if faults:

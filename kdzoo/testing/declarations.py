@@ -107,7 +107,7 @@ def can_be_planned_before_the_teacher_is_made(subject: Subject) -> None:
     if "classifier" not in subject.cls.needs or case.head is None:
         return
     try:
-        subject.build(case._replace(head=case.head.to("meta")))
+        subject.build_for(case._replace(head=case.head.to("meta")).setting)
     except Exception as error:
         raise ContractError(
             f"it reads the numbers of the teacher's classifier when it is built ({type(error).__name__}: "

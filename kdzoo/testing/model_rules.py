@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from kdzoo.checks import UsageError, options_of
 from kdzoo.models import flops, output_shapes
 from kdzoo.outputs import ModelOutput, shapes_of
-from kdzoo.testing.contract import ContractError, Watch, seed
+from kdzoo.testing.contract import ContractError, Watch, built, seed
 from kdzoo.testing.declarations import check_options
 from kdzoo.testing.options import idle_option
 
@@ -40,7 +41,16 @@ class ModelSubject:
     size: int
 
     def build(self, start: int = 0, **options: Any) -> nn.Module:
-        """Build the network with initial weights that follow `start`."""
+        """Build the network with initial weights that follow `start`.
+
+        Raises:
+            Unusable: it cannot be built as the user builds it.
+        """
+        with nullcontext() if options else built():
+            return self.build_here(start, **options)
+
+    def build_here(self, start: int = 0, **options: Any) -> nn.Module:
+        """Build the network on a device that only a rule asks for."""
         seed(start)
         return self.make(self.classes, self.channels, self.size, **{**self.options, **options})
 
@@ -203,7 +213,7 @@ def state_comes_back(subject: ModelSubject) -> None:
 def can_be_planned_without_weights(subject: ModelSubject) -> None:
     """It is built and run on torch's meta device: plans ask for shapes before anything is trained."""
     with torch.device("meta"):
-        shapes = output_shapes(subject.build(), subject.channels, subject.size)
+        shapes = output_shapes(subject.build_here(), subject.channels, subject.size)
     real = output_shapes(subject.build(), subject.channels, subject.size)
     if shapes != real:
         raise ContractError(f"its shapes on the meta device are {shapes}, and {real} elsewhere.")
@@ -212,7 +222,7 @@ def can_be_planned_without_weights(subject: ModelSubject) -> None:
 def everything_stays_on_the_device(subject: ModelSubject) -> None:
     """On a GPU everything that it returns is on the GPU, and nothing waits for it."""
     with FakeTensorMode(), torch.device("cuda"):
-        network = subject.build()
+        network = subject.build_here()
         output = network(torch.randn(3, subject.channels, subject.size, subject.size))
         for name, tensor in _tensors(output):
             if tensor.device.type != "cuda":

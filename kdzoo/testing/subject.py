@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdzoo.checks import UsageError, options_of
+from kdzoo.checks import FormError, UsageError, options_of
 from kdzoo.distillers import Distiller, build_distiller
 from kdzoo.outputs import Guide, ModelOutput, Progress, Setting, mapped, probabilities, scores
-from kdzoo.testing.contract import ContractError, seed
+from kdzoo.testing.contract import ContractError, Unusable, built, seed, told_error
 from kdzoo.testing.inputs import POSITIONS, Case
 from kdzoo.testing.networks import NetworkPair
 from kdzoo.testing.options import alternatives
@@ -48,8 +48,21 @@ class Subject:
         return self.cases[0].fresh()
 
     def build(self, case: Case, start: int = 0, **options: Any) -> Distiller:
-        """Build the distiller for a case, in training mode as a member trains it."""
-        return self.build_for(case.setting, start, **options)
+        """Build the distiller for a case, in training mode as a member trains it.
+
+        Raises:
+            Unusable: it cannot be built for the ordinary case.
+        """
+        if options or case.name != self.cases[0].name:
+            return self.build_for(case.setting, start, **options)
+        with built():
+            try:
+                return self.build_for(case.setting, start)
+            except (TypeError, AttributeError) as error:
+                raise Unusable(
+                    f"it cannot be built: {told_error(error)}. It gets the fields that it declares, needs = "
+                    f"{sorted(self.cls.needs)}, and None for all others."
+                ) from error
 
     def build_for(self, setting: Setting, start: int = 0, **options: Any) -> Distiller:
         """Build the distiller for a setting, as if its initial weights were keyed by `start`."""
@@ -171,7 +184,7 @@ def told(where: str) -> Iterator[None]:
     """Say where a fault was seen, of whatever is raised but refusals."""
     try:
         yield
-    except (ContractError, UsageError):
+    except (ContractError, FormError, UsageError):
         raise
     except Exception as error:
         raise ContractError(f"it raises {type(error).__name__} {where}: {error}") from error

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from kdzoo.data.pipeline import Feed
 from kdzoo.keys import key
 from kdzoo.outputs import Progress
-from kdzoo.sources.base import Source
+from kdzoo.sources.base import Source, check_soft_labels
 from kdzoo.training.member import Member
 from kdzoo.training.networks import SharedTeacher
 from kdzoo.training.sharing import Shared, SharedWriteError
@@ -33,6 +33,7 @@ class Cohort(nn.Module):
         teacher: shared by all; None where no member needs one.
         sources: ready sources of soft labels, by the name that members call them.
         seed: of what sources and digests draw.
+        classes: K; None leaves what sources give unchecked.
 
     Attributes:
         seconds: time spent on what members share (batches, teacher, soft labels, digests).
@@ -43,7 +44,7 @@ class Cohort(nn.Module):
 
     def __init__(
         self, members: list[Member], images: Feed, epochs: int, teacher: SharedTeacher | None = None,
-        sources: Mapping[str, Source] | None = None, seed: int = 0,
+        sources: Mapping[str, Source] | None = None, seed: int = 0, classes: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.members = members
@@ -54,6 +55,8 @@ class Cohort(nn.Module):
         self.seed = seed
         self.seconds = self.wall = 0.0
         self.epochs_run = self.steps_run = 0
+        self._unseen = set() if classes is None else set(self.sources)
+        self._classes = classes
         self._passes_before = 0 if teacher is None else teacher.passes
 
     @property
@@ -97,10 +100,18 @@ class Cohort(nn.Module):
             for member in self.active:
                 with member.setting_aside():
                     shared.add(member)
+                    self._look_at_first(shared, member)
                 if self._spoilt(member, shared):
                     return self._share(epoch, step)
         self.seconds += time.perf_counter() - began
         return shared
+
+    def _look_at_first(self, shared: Shared, member: Member) -> None:
+        """Check the first soft labels of a source in this start; that waits for the device, so no others."""
+        if member.source in self._unseen and self._classes is not None:
+            size = len(shared.batch_of(member).labels), self._classes
+            check_soft_labels(self.sources[member.source], shared.guides[member].soft_labels, size)
+            self._unseen.discard(member.source)
 
     def _spoilt(self, member: Member, shared: Shared) -> bool:
         """Set a member aside if something shared was written into, and name it."""

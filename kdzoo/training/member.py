@@ -12,7 +12,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
-from kdzoo.checks import StorageError
+from kdzoo.checks import FormError, StorageError
 from kdzoo.distillers.base import Distiller
 from kdzoo.keys import key
 from kdzoo.outputs import Batch, Guide, Progress
@@ -179,9 +179,9 @@ class Member:
         values = torch.stack([t.detach() for t in terms.values()]).double() * samples
         if self.sums is None or self.names != tuple(terms):
             if self.samples:
-                raise ValueError(
-                    f"a distiller must return the same terms in every step of an epoch, got {list(terms)} "
-                    f"after {list(self.names)}"
+                raise FormError(
+                    f"{type(self.distiller).__name__}.forward must return the same terms in all steps of an "
+                    f"epoch, got {list(terms)[1:]} after {list(self.names)[1:]}. Let an idle one be 0."
                 )
             self.names, self.sums = tuple(terms), torch.zeros_like(values)
         self.sums += values

@@ -45,6 +45,17 @@ class Reporter:
         """End a training."""
 
 
+def counted(number: int, things: str) -> str:
+    """Write a count: "1 epoch", "2 epochs", "1 teacher pass".
+
+    Args:
+        number: of them.
+        things: in the plural; in the singular they are an s, or the es of passes, shorter.
+    """
+    one = things[:-2] if things.endswith("sses") else things[:-1]
+    return f"{number} {one if number == 1 else things}"
+
+
 def duration(seconds: float) -> str:
     """Write seconds as 0:07, 12:34 or 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)
@@ -83,7 +94,10 @@ class PlainReporter(Reporter):
         self._left.start(epochs, steps, start)
         if start.epoch < epochs:
             resumed = f", from epoch {start.epoch + 1}, step {start.step + 1}" if any(start) else ""
-            self.message(f"{title}: {', '.join(names)} for {epochs} epochs of {steps} steps{resumed}")
+            self.message(
+                f"{title}: {', '.join(names)} for {counted(epochs, 'epochs')} of {counted(steps, 'steps')}"
+                f"{resumed}"
+            )
 
     def step(self, position: Position) -> None:
         """Print a line inside an epoch that takes long."""
@@ -100,7 +114,9 @@ class PlainReporter(Reporter):
         if last or (epoch + 1) % self._every == 0 or time.monotonic() - self._shown > 60:
             self._shown = time.monotonic()
             left = "" if last else f", {self._left} left"
-            self.message(f"  epoch {epoch + 1}/{self._epochs}  {_scores(members)}  ({seconds:.1f} s{left})")
+            self.message(
+                f"  epoch {epoch + 1}/{self._epochs}  {_scores(members)}  ({seconds:.1f} s an epoch{left})"
+            )
 
 
 class RichReporter(Reporter):

@@ -51,7 +51,7 @@ from kdzoo.training.plan import (
     setting_of,
     source_name,
 )
-from kdzoo.training.reporter import Reporter
+from kdzoo.training.reporter import Reporter, counted
 from kdzoo.training.runtime import environment
 from kdzoo.training.workshop import RunWorkshop
 
@@ -230,7 +230,7 @@ class Session:
         folders = {p.method.name: p.folder for p in planned}
         start = resume(list(members.values()), folders, self.reporter.message) if position != START else START
         by_name = {p.method.name: p for p in planned}
-        cohort = Cohort(list(members.values()), images, recipe.epochs, shared, sources, seed)
+        cohort = Cohort(list(members.values()), images, recipe.epochs, shared, sources, seed, setting.classes)
         train(cohort, Training(
             title=f"{plan.benchmark.name}, seed {seed}", recipe=recipe, splits=self._judged,
             reporter=self.reporter, folders=folders, references=teacher.outputs if teacher else {},
@@ -238,8 +238,8 @@ class Session:
             on_diverged=lambda member: self._finish(by_name[member.name], member, cohort),
         ))  # fmt: skip
         self.reporter.message(
-            f"{plan.benchmark.name}, seed {seed}: {len(members)} students, {cohort.steps_run} steps, "
-            f"{cohort.teacher_passes} teacher passes"
+            f"{plan.benchmark.name}, seed {seed}: {counted(len(members), 'students')}, "
+            f"{counted(cohort.steps_run, 'steps')}, {counted(cohort.teacher_passes, 'teacher passes')}"
         )
         for name, member in members.items():
             if member.status == "training":

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kdzoo.checks import Count, Positive, UsageError
+from kdzoo.checks import Count, FormError, Positive, UsageError
 from kdzoo.distillers import Distiller, build_distiller
 from kdzoo.functional.divergences import cross_entropy
 from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, scores
@@ -127,8 +127,55 @@ def test_a_term_must_not_take_a_members_name(logits):
         def forward(self, student, guide, batch, progress):
             return {"loss": student.logits.mean()}
 
-    with pytest.raises(ValueError, match=r"must not be called \['loss'\]"):
+    with pytest.raises(
+        FormError, match=r"^Greedy\.forward: a term's name must be .*, got 'loss'\. Give it another"
+    ):
         Greedy().loss(logits(2, 5, 0), torch.tensor([0, 3]), epoch=0, epochs=1)
+
+
+def a_step(terms, weight=1.0):
+    class Odd(Distiller):
+        def label_weight(self, progress):
+            return weight
+
+        def forward(self, student, guide, batch, progress):
+            return terms
+
+    return Odd().loss(torch.zeros(2, 5), torch.tensor([0, 3]), epoch=0, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("terms", "said"),
+    [
+        (torch.ones(()), 'must return a dict of named scalar terms, got a Tensor. Return {"odd": loss}.'),
+        (None, "must return a dict of named scalar terms, got None."),
+        ([torch.ones(())], "must return a dict of named scalar terms, got a list."),
+        (
+            {"a": torch.ones(3)},
+            "term 'a' must be a floating-point scalar tensor, got torch.float32 [3]. Reduce",
+        ),
+        (
+            {"a": torch.ones((), dtype=torch.int64)},
+            "must be a floating-point scalar tensor, got torch.int64 []",
+        ),
+        ({"a": 0.5}, "term 'a' must be a scalar tensor, got 0.5. Compute it with torch alone"),
+        ({"a": None}, "term 'a' must be a scalar tensor, got None."),
+        ({3: torch.ones(())}, "a term's name must be a text other than"),
+    ],
+)
+def test_terms_of_another_form_are_answered_in_a_sentence(terms, said):
+    with pytest.raises(FormError) as caught:
+        a_step(terms)
+    assert str(caught.value).startswith("Odd.forward")
+    assert said in str(caught.value)
+
+
+def test_a_step_without_any_term_is_answered_in_a_sentence():
+    with pytest.raises(
+        FormError, match="Odd: there is nothing to train for in epoch 0: no term, and label_w"
+    ):
+        a_step({}, weight=0.0)
+    assert a_step({}).item() > 0
 
 
 class Curious(Distiller):

@@ -209,5 +209,17 @@ def test_python_raises_the_same_answer(bench: Bench) -> None:
         kdzoo.run(methods=["dkdd"])
     with pytest.raises(kdzoo.UsageError, match="threads must be an integer of at least 1, got 0"):
         kdzoo.run(**bench.options("scratch"), threads=0)
+    for function in (kdzoo.run, kdzoo.plan):
+        name = function.__name__
+        with pytest.raises(kdzoo.UsageError) as caught:
+            function(method=["kd"], dta="digits")
+        assert str(caught.value).splitlines() == [
+            f"{name}: there is no argument 'method'. Did you mean 'methods'?",
+            f"{name}: there is no argument 'dta'. Did you mean 'data' or 'data_root'?",
+        ]
+    with pytest.raises(
+        kdzoo.UsageError, match=r"^soft_labels: there is no argument 'seeds'\. Did you mean 'seed"
+    ):
+        kdzoo.soft_labels("reffakd", seeds=3)
     with pytest.raises(kdzoo.UsageError, match="seeds must be"):
         kdzoo.run(**bench.options("scratch"), seeds=[True, "a"])

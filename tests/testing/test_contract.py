@@ -1,10 +1,11 @@
 import random
+from unittest import SkipTest
 
 import numpy as np
 import pytest
 import torch
 
-from kdzoo.checks import Positive, UsageError, options_of
+from kdzoo.checks import FormError, Positive, UsageError, options_of
 from kdzoo.distillers import Distiller
 from kdzoo.distillers.kd import KD
 from kdzoo.models import build_model
@@ -15,13 +16,14 @@ from kdzoo.testing import (
     NetworkPair,
     cases,
     check_distiller,
+    check_model,
     check_source,
     distiller_checks,
     make_case,
     network_pairs,
     source_checks,
 )
-from kdzoo.testing.contract import Check, Watch, bind, run_all
+from kdzoo.testing.contract import Check, Unusable, Watch, bind, run_all
 from kdzoo.testing.distillers import RULES
 
 
@@ -145,6 +147,58 @@ def test_all_faults_are_told_at_once_and_the_same_one_once():
 
 def test_nothing_is_said_where_all_is_well():
     run_all("it", bind([kept], None, None))
+
+
+@pytest.mark.parametrize("fault", [FormError, Unusable])
+def test_what_cannot_be_used_is_told_once_and_ends_the_check(fault):
+    asked = []
+
+    def unusable(subject):
+        raise fault("it cannot be used.")
+
+    def later(subject):
+        asked.append(subject)
+
+    with pytest.raises(ContractError, match=r"^it: it cannot be used\.$"):
+        run_all("it", bind([broken, unusable, later], None, None))
+    first, second, third = bind([broken, unusable, later], None, None)
+    for check, kind, words in (
+        (first, ContractError, "^it is broken"),
+        (second, ContractError, r"^it cannot be used\.$"),
+        (third, SkipTest, r"^not run: it cannot be used\.$"),
+        # Asked again, it does not pass for skipped.
+        (second, ContractError, r"^it cannot be used\.$"),
+    ):
+        with pytest.raises(kind, match=words):
+            check()
+    assert asked == []
+
+
+class Unbuilt(Unregistered):
+    """Asks for what is not there."""
+
+    def __init__(self, *, power: Positive = 1.0) -> None:
+        raise ZeroDivisionError("a fault of __init__")
+
+
+def test_what_cannot_be_built_is_told_in_one_sentence():
+    class NoSource(Uniform):
+        """A copy."""
+
+        def __init__(self, *, power: Positive = 1.0) -> None:
+            raise ZeroDivisionError("a fault of __init__")
+
+    class NoNetwork(torch.nn.Module):
+        """Nothing."""
+
+        def __init__(self, num_classes, channels, size) -> None:
+            raise ZeroDivisionError("a fault of __init__")
+
+    for check, thing in ((check_distiller, Unbuilt), (check_source, NoSource), (check_model, NoNetwork)):
+        with pytest.raises(ContractError) as caught:
+            check(thing)
+        said = f"{thing.__name__}: it cannot be built: ZeroDivisionError: a fault of __init__"
+        assert str(caught.value) == said
 
 
 # Exemptions.
@@ -283,7 +337,7 @@ class Particular(Unregistered):
 def test_a_batch_may_be_refused_but_the_ordinary_one():
     check_distiller(Particular, pairs=())
     with pytest.raises(
-        ContractError, match=r"it raises UsageError: particular: classes must be at least 3, got 2"
+        ContractError, match=r"^Particular: it cannot be built: particular: classes must be at least 3, got 2"
     ):
         check_distiller(Particular, batches=[make_case("two", classes=2)], pairs=())
 

@@ -33,6 +33,7 @@ def test_alternatives_of_a_bool():
 
 def test_alternatives_of_a_choice():
     assert others(Literal["a", "b", "c"], "b") == ["a", "c"]
+    assert others(Literal[1, 2, 4, "auto"], 2) == [1, 4, "auto"]
 
 
 def test_alternatives_of_numbers_keep_their_kind_and_range():
