@@ -1,8 +1,10 @@
 """Plug-ins: files of the user's own and installed packages."""
 
+import importlib
 import json
 import sys
 import textwrap
+from hashlib import sha256
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -11,7 +13,9 @@ import pytest
 from kdzoo import cli, plugins
 from kdzoo.checks import UsageError
 from kdzoo.methods import universe
-from kdzoo.registry import DATASETS, DISTILLERS, MODELS, SOURCES, plug_in
+from kdzoo.provenance import plug_in
+from kdzoo.python_files import is_local
+from kdzoo.registry import DATASETS, DISTILLERS, MODELS, SOURCES
 
 REGISTRIES = (DISTILLERS, SOURCES, MODELS, DATASETS)
 MINE = """
@@ -40,8 +44,10 @@ def everything_as_before(monkeypatch):
     for registry, things in before:
         registry.module_dict.clear()
         registry.module_dict.update(things)
+    # Libraries stay: not all of them can be imported twice.
     for name in set(sys.modules) - modules:
-        del sys.modules[name]
+        if is_local(name, getattr(sys.modules[name], "__file__", None)):
+            del sys.modules[name]
     sys.path[:] = path
 
 
@@ -76,6 +82,144 @@ def test_loaded_again_it_is_the_same_module_until_it_changes(write):
     plugins.load_plugin(write(name="other"))
     assert "mine" not in DISTILLERS.names()
     assert "other" in DISTILLERS.names()
+
+
+def test_a_file_that_was_changed_after_it_was_loaded_is_refused(write):
+    """The loop of a notebook: what runs is the old code, and no record may say otherwise."""
+    path = write()
+    hashed = plug_in(plugins.load_plugin(path).Mine)
+    assert hashed == sha256(path.read_bytes()).hexdigest()
+    write(weight="100.0")
+    with pytest.raises(UsageError) as caught:
+        plug_in(DISTILLERS.find("mine"))
+    assert str(caught.value) == (
+        f"{path}: it was changed after it was imported. Load {path} again by kdzoo.load_plugin, or restart "
+        "Python."
+    )
+    assert plug_in(plugins.load_plugin(path).Mine) != hashed
+
+
+def test_what_runs_is_what_the_file_holds(write):
+    """Python knows compiled code by second and size alone."""
+    text = MINE + "\n    from beside_fast import S\n    W = {weight}\n"
+    for weight in ("1.0", "2.0", "3.0"):
+        write("S = {weight}", "beside_fast.py", weight=weight)
+        module = plugins.load_plugin(write(text, weight=weight))
+        assert module.W == module.S == float(weight)
+
+
+def test_a_reload_that_fails_leaves_what_was_there(write):
+    path = write()
+    first = plugins.load_plugin(path)
+    hashed = plug_in(first.Mine)
+    for text in (MINE + "\n    raise ValueError\n", "x = 1", "def broken(:"):
+        write(text)
+        for _ in range(2):
+            with pytest.raises(UsageError):
+                plugins.load_plugin(path)
+            assert DISTILLERS.find("mine") is first.Mine
+            assert sys.modules[first.__name__] is first
+        with pytest.raises(UsageError, match="it was changed after it was imported"):
+            plug_in(first.Mine)
+    write()
+    assert plugins.load_plugin(path) is first
+    assert DISTILLERS.find("mine") is first.Mine
+    assert plug_in(first.Mine) == hashed
+    second = plugins.load_plugin(write(weight="2.0"))
+    assert DISTILLERS.find("mine") is second.Mine
+
+
+SCALED = MINE + "\n    from {package}scale import SCALE\n"
+
+
+@pytest.mark.parametrize("package", ["", "pack_of_mine.", "folder_of_mine."])
+def test_a_file_beside_it_is_hashed_and_loaded_with_it(write, tmp_path, package):
+    folder = tmp_path / package.rstrip(".")
+    folder.mkdir(exist_ok=True)
+    if package.startswith("pack"):
+        (folder / "__init__.py").write_text("")
+    (folder / "scale.py").write_text("from deep_of_mine import SCALE")
+    found = []
+    for scale in ("1.0", "2.0", "1.0"):
+        (tmp_path / "deep_of_mine.py").write_text(f"SCALE = {scale}")
+        path = write(SCALED.replace("{package}", package))
+        if found:
+            with pytest.raises(UsageError, match=r"deep_of_mine\.py: it was changed after .*\. Load"):
+                plug_in(DISTILLERS.find("mine"))
+        module = plugins.load_plugin(path)
+        assert plugins.load_plugin(path) is module
+        assert float(scale) == module.SCALE
+        found.append(plug_in(module.Mine))
+    assert found[0] == found[2] != found[1]
+
+
+def test_the_hash_knows_no_place(write, tmp_path):
+    """Nor what else was loaded before, or lies in the folder."""
+    found = []
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        write("SCALE = 1.0", file=f"{place}/beside_both.py")
+        write("x = 1", file=f"{place}/not_imported.py")
+        if found:
+            for name in ("beside_both", plugins._name(tmp_path / "one/mine.py")):
+                sys.modules.pop(name, None)
+            sys.path.remove(str(tmp_path / "one"))
+        text = MINE + "\n    def later():\n        import beside_both\n"
+        for name in ("other", "mine"):
+            module = plugins.load_plugin(write(text, file=f"{place}/{name}.py", name=f"{name}_{place}"))
+        found.append(plug_in(module.Mine))
+        write("x = 2", file=f"{place}/not_imported.py")
+        assert plug_in(module.Mine) == found[-1]
+    assert "two" in str(module.__file__)
+    # Only the name that is registered differs; the names of the files and what they hold are alike.
+    text = (tmp_path / "two/mine.py").read_text()
+    (tmp_path / "two/mine.py").write_text(text.replace("mine_two", "mine_one"))
+    DISTILLERS.module_dict.pop("mine_one")
+    assert plug_in(plugins.load_plugin(tmp_path / "two/mine.py").Mine) == found[0]
+
+
+def test_two_that_share_a_file_each_have_what_they_ran_with(write):
+    write("SCALE = 1.0", file="shared_scale.py")
+    text = MINE + "\n    from shared_scale import SCALE\n"
+    one = plugins.load_plugin(write(text, file="one.py", name="one"))
+    other = plugins.load_plugin(write(text, file="other.py", name="other"))
+    write("SCALE = 2.0", file="shared_scale.py")
+    assert plugins.load_plugin(one.__file__).SCALE == 2.0
+    assert other.SCALE == 1.0
+    with pytest.raises(UsageError, match=r"shared_scale\.py: .* Load .*other\.py again"):
+        plug_in(other.Mine)
+    assert plugins.load_plugin(other.__file__).SCALE == 2.0
+    assert plug_in(DISTILLERS.find("one"))
+    assert plug_in(DISTILLERS.find("other"))
+
+
+def test_what_a_file_beside_it_registers_is_keyed_by_both(write):
+    write(file="beside_registers.py")
+    path = write("import beside_registers\nbeside_registers.Mine.year = 1", file="main.py")
+    plugins.load_plugin(path)
+    before = plug_in(DISTILLERS.find("mine"))
+    write("import beside_registers\nbeside_registers.Mine.year = 2", file="main.py")
+    plugins.load_plugin(path)
+    between = plug_in(DISTILLERS.find("mine"))
+    # A line more: it is registered at another place, and yet it is no second one.
+    write("\n" + textwrap.dedent(MINE), file="beside_registers.py")
+    plugins.load_plugin(path)
+    assert len({before, between, plug_in(DISTILLERS.find("mine"))}) == 3
+
+
+def test_a_script_that_registers_is_hashed_as_it_was_when_it_ran(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "a_script_of_mine.py"
+    text = textwrap.dedent(MINE).format(name="scripted", weight="1.0")
+    path.write_text(text)
+    script = importlib.import_module("a_script_of_mine")
+    hashed = sha256(text.encode()).hexdigest()
+    assert plug_in(script.Mine) == hashed
+    path.write_text(text.replace("1.0", "20.0"))
+    with pytest.raises(UsageError, match=r"a_script_of_mine\.py: it was changed .*\. Restart Python\.$"):
+        plug_in(script.Mine)
+    importlib.reload(script)
+    assert plug_in(script.Mine) == sha256(path.read_bytes()).hexdigest() != hashed
 
 
 def test_it_may_import_files_beside_it(write):

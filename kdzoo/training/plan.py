@@ -20,7 +20,8 @@ from kdzoo.keys import fingerprint
 from kdzoo.methods import Method, expand, listed, resolve
 from kdzoo.models import build_model, output_shapes
 from kdzoo.outputs import Setting, Shapes
-from kdzoo.registry import DISTILLERS, SOURCES, plug_in
+from kdzoo.provenance import plug_in
+from kdzoo.registry import DISTILLERS, SOURCES
 from kdzoo.results.record import Record
 from kdzoo.results.store import read_record, run_folder
 from kdzoo.sources import Source, build_source
