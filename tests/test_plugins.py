@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kdzoo import cli, plugins
+from kdzoo import api, cli, plugins
 from kdzoo.checks import UsageError
 from kdzoo.methods import universe
 from kdzoo.provenance import plug_in
@@ -354,3 +354,75 @@ def test_a_member_under_a_plug_in_is_keyed_by_its_file(write, bench):
     ]
     assert losses[0] != losses[1]
     assert len(list(bench.folder.glob("work/runs/*/*/0/scratch-*"))) == 1
+
+
+def test_a_member_is_keyed_by_what_its_plug_in_imports(write, bench):
+    write("SCALE = 1.0", file="beside_losses.py")
+    path = write("    import beside_losses\n" + MINE, weight="beside_losses.SCALE")
+    command = bench.command("mine", "--plugin", str(path))
+    for scale in ("1.0", "100.0"):
+        write(f"SCALE = {scale}", file="beside_losses.py")
+        assert cli.main(command) == 0
+    records = [json.loads(f.read_text()) for f in bench.folder.glob("work/runs/*/*/0/mine-*/record.json")]
+    low, high = sorted(record["epochs"][0]["train"]["mine"] for record in records)
+    assert high > 10 * low
+
+
+def test_the_loop_of_a_notebook_never_shows_old_numbers_for_new_code(write, bench):
+    path = write()
+    plugins.load_plugin(path)
+    options = bench.options("mine")
+    first = api.run(**options).records
+    write(weight="100.0")
+    with pytest.raises(UsageError, match=r"by kdzoo\.load_plugin, or restart Python"):
+        api.run(**options)
+    planned = None
+    for weight in ("100.0", "200.0"):
+        plugins.load_plugin(write(weight=weight))
+        if planned is None:
+            planned = api.plan(**options)
+    # What was planned is the code before.
+    with pytest.raises(UsageError, match=r"a plug-in was loaded again after this was planned\."):
+        api.execute(planned)
+    second = api.run(**options).records
+    assert first[0].key != second[0].key
+    assert second[0].epochs[0]["train"]["mine"] > 10 * first[0].epochs[0]["train"]["mine"]
+    assert second[0].settings["method"]["plug_in"] == sha256(path.read_bytes()).hexdigest()
+
+
+PARTS = """
+    import numpy as np
+    import kdzoo
+    from kdzoo.models import build_model
+    from kdzoo.registry import DATASETS, MODELS
+
+    @DATASETS.register("my_data")
+    def my_data(root):
+        images = np.arange(40 * 32 * 32).reshape(40, 32, 32).astype(np.uint8)
+        return kdzoo.from_arrays(images, np.arange(40) % 4, images[:8], np.arange(8) % 4, name="my_data")
+
+    @MODELS.register("my_net")
+    def my_net(num_classes, channels, size):
+        return build_model("resnet8", num_classes=num_classes, channels=channels, size=size)
+    # {weight}
+"""
+
+
+def test_data_and_teachers_of_a_plug_in_are_keyed_by_its_file(write, bench):
+    """Even where the data comes out the same: whoever reads the record can tell which code it was."""
+    options = bench.options("scratch,kd") | {"data": "my_data", "teacher": "my_net"}
+    found = []
+    for weight in ("1", "2"):
+        path = write(PARTS, weight=weight)
+        plugins.load_plugin(path)
+        hashed = sha256(path.read_bytes()).hexdigest()
+        records = api.run(**options).records
+        assert [r.settings["data"]["plug_in"] for r in records] == [hashed] * 2
+        assert records[1].artifacts["teacher"]["settings"]["plug_in"] == hashed
+        found += [[r.key, r.protocol["hash"]] for r in records]
+    assert len({key for key, _ in found}) == 4
+    assert len({protocol for _, protocol in found}) == 2
+    # The same images as arrays come from nowhere.
+    data = DATASETS.find("my_data")(None)
+    (record,) = api.run(**options | {"methods": "scratch", "data": data}).records
+    assert "plug_in" not in record.settings["data"]
