@@ -6,7 +6,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -158,7 +158,7 @@ def plan(
         teacher=teacher,
         data=data if isinstance(data, str) else None if dataset is None else dataset.name,
     )
-    return make_plan(
+    made = make_plan(
         settings,
         methods=methods,
         seeds=seeds,
@@ -168,6 +168,10 @@ def plan(
         teacher_checkpoint=None if teacher_checkpoint is None else Path(teacher_checkpoint),
         dataset=dataset,
     )
+    if teacher is None or any("teacher" in member.artifacts for member in made.members):
+        return made
+    unused = f"The teacher {teacher} is not used: none of the methods needs a teacher."
+    return replace(made, remarks=(*made.remarks, unused))
 
 
 @_known_arguments()
@@ -190,6 +194,7 @@ def run(
         UsageError: all that is wrong, a line each, before anything is trained.
         StorageError: something could not be written; the last good state is kept.
     """
+    check_workers(workers)
     reporter = choose_reporter() if progress else Reporter()
     with shown_by(Terminal() if progress else Display()):
         planned = plan(**options)

@@ -23,10 +23,12 @@ def bench(options: argparse.Namespace, given: list[str]) -> int:
     from kdzoo.results.leaderboard import leaderboard
     from kdzoo.results.store import read_records
     from kdzoo.training.benchmark import parse_cfg_options
+    from kdzoo.training.choices import check_workers
     from kdzoo.training.faults import told, traceback_of
     from kdzoo.training.reporter import choose_reporter
     from kdzoo.training.runtime import runtime
 
+    check_workers(options.workers)
     _load_plugins(options)
     with shown_by(Terminal()):
         planned = plan(
@@ -146,7 +148,7 @@ def describe(planned: Plan) -> str:
 
 def leaderboard_page(options: argparse.Namespace, given: list[str]) -> int:
     """Make a leaderboard from records."""
-    from kdzoo.files import write_atomic
+    from kdzoo.files import OUTPUT, write_atomic
     from kdzoo.results.leaderboard import leaderboard, leaderboard_csv, terminal_table
     from kdzoo.results.store import read_records
 
@@ -159,10 +161,10 @@ def leaderboard_page(options: argparse.Namespace, given: list[str]) -> int:
             f"leaderboard: no records in {', '.join(map(str, options.records))}. Run kdzoo bench first."
         )
     print(terminal_table(records))
-    write_atomic(options.output, leaderboard(records, title=options.title).encode())
+    write_atomic(options.output, leaderboard(records, title=options.title).encode(), OUTPUT)
     print(f"\n{len(records)} records: {options.output}")
     if options.csv:
-        write_atomic(options.csv, leaderboard_csv(records).encode())
+        write_atomic(options.csv, leaderboard_csv(records).encode(), "choose another --csv")
         print(f"{len(records)} records: {options.csv}")
     return OK
 

@@ -13,7 +13,9 @@ from filelock import FileLock
 
 from kdzoo.checks import StorageError
 
+# What a user can do to write in another place.
 WORK_DIR = "choose another --work-dir"
+OUTPUT = "choose another --output"
 
 
 @contextmanager
@@ -49,9 +51,11 @@ def atomic(path: Path, size: int, elsewhere: str = WORK_DIR) -> Iterator[BinaryI
         finally:
             os.close(folder)
     except OSError as error:
+        # What goes into a work directory is part of a run.
+        goes_on = ": it goes on from the last good state" if elsewhere == WORK_DIR else ""
         raise StorageError(
             f"cannot write {path} ({size} bytes): {error.strerror or error}. Make room there or {elsewhere}, "
-            "then run the same command again: it goes on from the last good state."
+            f"then run the same command again{goes_on}."
         ) from error
 
 

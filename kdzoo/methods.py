@@ -17,11 +17,16 @@ from kdzoo.checks import Problems, UsageError, checked, options_of, spelled, unk
 # Doshi and Kim 2024, Table 8, from left to right, behind the teacher and the student on its own.
 TABLE8 = ("at", "kd", "fitnet", "kdsvd", "pkt", "rkd", "dkd", "dkd+reffakd", "reffakd")
 
+# Words that stand for several methods.
+GROUPS = ("table8", "all")
+
 # Of a canonical spelling, in characters: more no record takes.
 LONGEST = 1000
 
-_PART = re.compile(r"[A-Za-z_][\w.-]*(:[A-Za-z_]\w*=[^:]*)*")
-_NAME = re.compile(r"[A-Za-z_][\w.-]*(:[A-Za-z_][\w./-]*)?")
+# What may be registered; with the member of a family behind it, as it is spelled; and with options.
+NAME = re.compile(r"[A-Za-z_][\w.-]*")
+_MEMBER = re.compile(NAME.pattern + r"(:[A-Za-z_][\w./-]*)?")
+_PART = re.compile(NAME.pattern + r"(:[A-Za-z_]\w*=[^:]*)*")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=[^:]*", re.DOTALL)
 # A plus sign before a digit belongs to a number such as 1e+3.
 _PLUS = re.compile(r"\+(?=[A-Za-z_])")
@@ -101,7 +106,7 @@ def parse_part(who: str, text: str) -> Part:
     name, *rest = text.split(":")
     if rest and "=" not in rest[0]:
         name = f"{name}:{rest.pop(0)}"
-    if not _NAME.fullmatch(name) or not all(_ASSIGNMENT.fullmatch(part) for part in rest):
+    if not _MEMBER.fullmatch(name) or not all(_ASSIGNMENT.fullmatch(part) for part in rest):
         raise usage(
             who,
             "its value",
@@ -235,7 +240,7 @@ def groups() -> dict[str, list[str]]:
     everything = universe()
     table8 = [m for m in TABLE8 if m in everything]
     all_methods = ["scratch", *table8, *_complete(DISTILLERS), *_with_sources("kd")]
-    return {"table8": ["scratch", *table8], "all": list(dict.fromkeys(all_methods))}
+    return dict(zip(GROUPS, (["scratch", *table8], list(dict.fromkeys(all_methods))), strict=True))
 
 
 def listed(methods: str | Sequence[str]) -> list[str]:

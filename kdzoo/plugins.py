@@ -4,11 +4,11 @@ sets. They are ordinary Python and are run when they are loaded."""
 from __future__ import annotations
 
 import functools
-import hashlib
+import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -16,22 +16,25 @@ from types import ModuleType
 from typing import Any
 
 from kdzoo.checks import UsageError
+from kdzoo.provenance import PREFIX, Part, brought, digest_of, parts_beside, parts_of
+from kdzoo.python_files import FromSource, from_source
 from kdzoo.registry import DATASETS, DISTILLERS, MODELS, SOURCES
 
 # Of the entry points by which an installed package brings plug-ins.
 GROUP = "kdzoo.plugins"
 
 _REGISTRIES = (DISTILLERS, SOURCES, MODELS, DATASETS)
-# What was loaded: by the file's path the hash of its content, the module, and what it registered.
-_files: dict[Path, tuple[str, ModuleType, list[tuple[Any, str]]]] = {}
+# What was loaded: by the file's path the module, and what it registered.
+_files: dict[Path, tuple[ModuleType, list[tuple[Any, str]]]] = {}
 _installed: set[str] = set()
 
 
 def load_plugin(path: str | Path) -> ModuleType:
     """Run a Python file that registers distillers, sources, models or data sets.
 
-    Files beside it can be imported by it. Loading it again does nothing, unless it has changed: then what it
-    registered before is replaced.
+    Files beside it can be imported by it. Loading it again does nothing, unless it has changed, or what it
+    imports from its folder: then it is run again, with all of that, and what it registered before is
+    replaced. If that fails, what was registered before stays, as it was before.
 
     Args:
         path: the file.
@@ -41,39 +44,68 @@ def load_plugin(path: str | Path) -> ModuleType:
 
     Raises:
         UsageError: there is no such file, it cannot be run (with the line), it registers a name that is
-            taken (both places are named), or nothing.
+            taken (both places are named) or cannot be spelled, or nothing.
     """
     file = Path(path).expanduser().resolve()
     if file.suffix != ".py" or not file.is_file():
         raise UsageError(f"plug-in {path}: must be a Python file (.py), and there is none of that name.")
-    content = hashlib.sha256(file.read_bytes()).hexdigest()
     known = _files.get(file)
-    if known is not None and known[0] == content:
-        return known[1]
-    if known is not None:
-        _forget(known[2])
+    before = [] if known is None else parts_of(known[0].__name__)
+    if known is not None and before and not any(part.changed for part in before):
+        return known[0]
     # What the zoo itself brings comes first, so that a doubled name is the plug-in's.
     for registry in _REGISTRIES:
         registry.names()
-    with _kept_on_failure() as before:
+    with _kept_on_failure() as things, _unloaded(file, before):
+        _forget([] if known is None else known[1])
         module = _run(file, f"plug-in {path}")
         added = [
-            (r, name) for r in _REGISTRIES for name in r.names() if before[r].get(name) is not r.find(name)
+            (r, name) for r in _REGISTRIES for name in r.names() if things[r].get(name) is not r.find(name)
         ]
         if not added:
-            del sys.modules[module.__name__]
             raise UsageError(
                 f"plug-in {path}: it registers nothing. Put @DISTILLERS.register('name') above what it "
                 "brings (or SOURCES, MODELS, DATASETS; all from kdzoo.registry)."
             )
-    _files[file] = content, module, added
+    for registry, name in added:
+        brought(registry.find(name), module.__name__)
+    _files[file] = module, added
     return module
 
 
-def _run(file: Path, who: str) -> ModuleType:
+@contextmanager
+def _unloaded(file: Path, before: Sequence[Part]) -> Iterator[None]:
+    """Let a plug-in be imported anew, and the files beside it too if it was loaded before, or if one of them
+    has changed since something else imported it; put the modules back if something is raised.
+
+    Args:
+        file: the plug-in's.
+        before: what it ran with when it was loaded last, itself first.
+    """
+    helpers = [*before[1:], *parts_beside(file, file.read_bytes())]
+    names = {_name(file)}
+    if before or any(part.changed for part in helpers):
+        names |= {part.module for part in helpers}
+    gone = {name: sys.modules.pop(name) for name in names & set(sys.modules)}
+    for registry in _REGISTRIES:
+        _forget([(registry, n) for n, thing in registry.module_dict.items() if thing.__module__ in gone])
+    importlib.invalidate_caches()
+    try:
+        yield
+    except BaseException:
+        sys.modules.pop(_name(file), None)
+        sys.modules.update(gone)
+        raise
+
+
+def _name(file: Path) -> str:
     # A name of its own: the file may be called like a module that exists.
-    name = f"kdzoo_plugin_{file.stem}_{hashlib.sha256(bytes(file)).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, file)
+    return f"{PREFIX}{file.stem}_{digest_of(bytes(file))[:8]}"
+
+
+def _run(file: Path, who: str) -> ModuleType:
+    name = _name(file)
+    spec = importlib.util.spec_from_file_location(name, file, loader=FromSource(name, str(file)))
     if spec is None or spec.loader is None:
         raise UsageError(f"{who}: Python cannot import it.")
     module = importlib.util.module_from_spec(spec)
@@ -82,12 +114,13 @@ def _run(file: Path, who: str) -> ModuleType:
     if str(file.parent) not in sys.path:
         sys.path.append(str(file.parent))
     try:
-        spec.loader.exec_module(module)
+        with from_source():
+            spec.loader.exec_module(module)
+    except (UsageError, KeyboardInterrupt):
+        raise
     except BaseException as error:
-        del sys.modules[name]
-        if isinstance(error, (UsageError, KeyboardInterrupt)):
-            raise
         raise UsageError(f"{who}: it cannot be run: {_told(error, file)}") from error
+    parts_of(name)
     return module
 
 

@@ -3,18 +3,17 @@ takes."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 import pkgutil
-import types
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from mmengine.registry import Registry as MMRegistry
 
 from kdzoo.checks import UsageError, check_positional, unknown, usage
+from kdzoo.methods import GROUPS, NAME
+from kdzoo.provenance import remember
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -37,10 +36,12 @@ class Registry(MMRegistry):  # type: ignore[misc]
         """Register a class or function under a name.
 
         Raises:
-            UsageError: the name is taken (both places are named), or an option is not keyword-only.
+            UsageError: the name is taken (both places are named) or cannot be spelled, or an option is not
+                keyword-only.
         """
 
         def keep(thing: T) -> T:
+            _check_name(self, name, thing)
             if self._places is not None:
                 check_positional(f"{self.name} {name!r}", thing, self._places)
             taken = self._module_dict.get(name)
@@ -50,6 +51,8 @@ class Registry(MMRegistry):  # type: ignore[misc]
                     f"Rename one of them."
                 )
             self._register_module(module=thing, module_name=name, force=taken is not None)
+            if str(thing.__module__).partition(".")[0] != "kdzoo":
+                remember(thing)
             return thing
 
         return keep
@@ -87,53 +90,26 @@ def _place(thing: Any) -> str:
         return f"{thing.__module__}.{thing.__qualname__}"
 
 
-def plug_in(thing: Any) -> str | None:
-    """Hash what defines a thing from outside kdzoo: a changed plug-in must not pass for the old one.
-
-    That is its file and those of the classes that it inherits from; what they import is not looked at. Where
-    there is no file, as in a notebook, it is the compiled code.
-
-    Args:
-        thing: a registered class or function.
-
-    Returns:
-        SHA-256 in hexadecimal; None for what is kdzoo's own (it has versions).
-    """
-    if _package(thing) == "kdzoo":
-        return None
-    own = [t for t in getattr(thing, "__mro__", (thing,)) if _package(t) not in _NOT_PLUG_INS]
-    contents = list(dict.fromkeys(_content(t) for t in own))
-    whole = contents[0] if len(contents) == 1 else b"".join(hashlib.sha256(c).digest() for c in contents)
-    return hashlib.sha256(whole).hexdigest()
-
-
-# What every plug-in inherits from: versions of kdzoo, and of packages that records name.
-_NOT_PLUG_INS = {"kdzoo", "torch", "builtins", "typing", "abc"}
-
-
-def _package(thing: Any) -> str:
-    return str(thing.__module__).partition(".")[0]
-
-
-def _content(thing: Any) -> bytes:
-    try:
-        return Path(inspect.getsourcefile(thing) or "").read_bytes()
-    except (OSError, TypeError):
-        return repr(_compiled(thing)).encode()
-
-
-def _compiled(thing: Any) -> Any:
-    """Give code and constants of a function or a class in a form whose text says all of it."""
-    if isinstance(thing, types.CodeType):
-        return thing.co_code, thing.co_names, tuple(map(_compiled, thing.co_consts))
-    if isinstance(thing, type):
-        return sorted((n, _compiled(v)) for n, v in vars(thing).items() if not n.startswith("__dict"))
-    if isinstance(thing, (classmethod, staticmethod, property)):
-        return _compiled(thing.fget if isinstance(thing, property) else thing.__func__)
-    function = inspect.unwrap(thing) if callable(thing) else None
-    if isinstance(function, types.FunctionType):
-        return _compiled(function.__code__), function.__defaults__, function.__kwdefaults__
-    return thing if isinstance(thing, (str, bytes, int, float, tuple, type(None))) else type(thing).__name__
+def _check_name(registry: Registry, name: object, thing: Any) -> None:
+    """Refuse a name that users could not write, or that would take the place of another word of theirs."""
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        accepted = "letters, digits, '_', '-' and '.', the first a letter or '_'"
+        raise usage(f"{registry.name} of {_place(thing)}", "its name", accepted, name, "Rename it.")
+    if registry is DISTILLERS and name in GROUPS:
+        raise UsageError(
+            f"distiller {name!r} of {_place(thing)}: {' and '.join(GROUPS)} stand for several methods. "
+            "Rename it."
+        )
+    if registry not in (DISTILLERS, SOURCES):
+        return
+    # kd+reffakd is written reffakd, so no distiller can be called so.
+    other = SOURCES if registry is DISTILLERS else DISTILLERS
+    taken = other.module_dict.get(name)
+    if taken is not None and (taken if registry is DISTILLERS else thing).shorthand:
+        raise UsageError(
+            f"{registry.name} {name!r} of {_place(thing)}: there is a {other.name} of that name, at "
+            f"{_place(taken)}. Rename one of them."
+        )
 
 
 def import_modules(package: str, path: list[str]) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import keyword
 import re
+import sys
+from importlib.machinery import PathFinder
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
 from kdzoo.checks import Problems, UsageError, usage
-from kdzoo.files import write_atomic
+from kdzoo.files import OUTPUT, write_atomic
+from kdzoo.methods import GROUPS
 from kdzoo.registry import DATASETS, DISTILLERS, MODELS, SOURCES
 
 # What is written, where it is registered, and how it is tried out.
@@ -49,16 +53,13 @@ def write_new(kind: str, name: str, folder: Path) -> list[Path]:
         The two files.
 
     Raises:
-        UsageError: the name cannot be or is taken, or a file is there already; nothing is overwritten.
+        UsageError: the name cannot be, is taken or would hide something else, or a file is there already;
+            nothing is overwritten.
         StorageError: the folder cannot be written.
     """
     who, problems = f"kdzoo new {kind}", Problems()
-    registry, _ = KINDS[kind]
     with problems:
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-            raise usage(who, "the name", "small letters, digits and '_', as in my_kd", name)
-        if name in registry.names():
-            raise UsageError(f"{who}: there is a {registry.name} {name!r} already. Choose another name.")
+        _check_name(who, kind, name, folder)
     texts = rendered(kind, name)
     for file in texts:
         with problems:
@@ -66,5 +67,40 @@ def write_new(kind: str, name: str, folder: Path) -> list[Path]:
                 raise UsageError(f"{who}: {folder / file} is there already. Choose another name or --output.")
     problems.raise_all()
     for file, text in texts.items():
-        write_atomic(folder / file, text.encode())
+        write_atomic(folder / file, text.encode(), OUTPUT)
     return [folder / file for file in texts]
+
+
+def _check_name(who: str, kind: str, name: str, folder: Path) -> None:
+    """Refuse a name that the file, its test or the commands that use it could not have."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+        raise usage(who, "the name", "small letters, digits and '_', as in my_kd", name)
+    methods = (DISTILLERS, SOURCES)
+    own = KINDS[kind][0]
+    for registry in methods if own in methods else (own,):
+        if name in registry.names():
+            raise UsageError(f"{who}: there is a {registry.name} {name!r} already. Choose another name.")
+    if own in methods and name in GROUPS:
+        words = " and ".join(GROUPS)
+        raise UsageError(f"{who}: {words} stand for several methods. Choose another name.")
+    if name.startswith("test_") or name.endswith("_test") or name == "conftest":
+        raise UsageError(
+            f"{who}: pytest would take {name}.py for a file of tests. Choose a name that neither begins with "
+            "'test_' nor ends with '_test', nor is 'conftest'."
+        )
+    if name in sys.stdlib_module_names or _is_importable(name, folder):
+        raise UsageError(
+            f"{who}: {name}.py would hide the module {name!r}, which can be imported here. Choose a name "
+            "that no module has."
+        )
+
+
+def _is_importable(name: str, folder: Path) -> bool:
+    """Say whether there is a module of that name outside of the current folder and the one to write to."""
+    here = {Path.cwd().resolve(), folder.resolve()}
+    elsewhere = [place for place in sys.path if Path(place).resolve() not in here]
+    known = [PathFinder.find_spec(name, elsewhere)]
+    if name not in sys.modules or sys.modules[name].__spec__ is not None:
+        known.append(importlib.util.find_spec(name))
+    origins = [spec.origin for spec in known if spec is not None and spec.origin]
+    return any(Path(origin).resolve().parent not in here for origin in origins)

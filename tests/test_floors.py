@@ -15,6 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = {
     "outputs": 0, "checks": 0, "registry": 0, "methods": 0, "keys": 0, "files": 0, "plugins": 0,
+    "provenance": 0, "python_files": 0,
     "functional": 1,
     "distillers": 2, "sources": 2, "models": 2, "data": 2,
     "results": 3,

@@ -6,7 +6,8 @@ import pytest
 import kdzoo.distillers
 from kdzoo.checks import UsageError
 from kdzoo.distillers import Distiller
-from kdzoo.registry import DATASETS, DISTILLERS, MODELS, SOURCES, Registry, import_modules, plug_in
+from kdzoo.provenance import plug_in
+from kdzoo.registry import DATASETS, DISTILLERS, MODELS, SOURCES, Registry, import_modules
 
 
 def test_what_this_version_brings_is_registered():
@@ -47,6 +48,42 @@ def test_the_same_place_may_register_again():
 
         things.append(build)
     assert registry._module_dict["again"] is things[1]
+
+
+@pytest.mark.parametrize("name", ["my kd+x", "my:kd", "a~b", "a+b", "a,b", "*", "", "2kd", 3])
+def test_a_name_that_the_grammar_cannot_spell_is_refused(name):
+    def build() -> None: ...
+
+    for registry in (DISTILLERS, SOURCES, MODELS, DATASETS):
+        before = dict(registry.module_dict)
+        with pytest.raises(UsageError) as caught:
+            registry.register(name)(build)
+        assert str(caught.value) == (
+            f"{registry.name} of {__file__}:{build.__code__.co_firstlineno}: its name must be letters, "
+            f"digits, '_', '-' and '.', the first a letter or '_', got {name!r}. Rename it."
+        )
+        assert registry.module_dict == before
+
+
+@pytest.mark.parametrize(
+    ("registry", "name", "words"),
+    [
+        (DISTILLERS, "all", "table8 and all stand for several methods. Rename it."),
+        (DISTILLERS, "table8", "table8 and all stand for several methods. Rename it."),
+        (DISTILLERS, "reffakd", "there is a source of that name, at "),
+        (SOURCES, "dkd", "there is a distiller of that name, at "),
+    ],
+)
+def test_a_name_that_would_take_the_place_of_a_word_is_refused(registry, name, words):
+    class Mine:
+        shorthand = "kd"
+
+    before = dict(registry.module_dict) if registry.names() else {}
+    with pytest.raises(UsageError) as caught:
+        registry.register(name)(Mine)
+    assert str(caught.value).startswith(f"{registry.name} {name!r} of {__file__}:")
+    assert words in str(caught.value)
+    assert registry.module_dict == before
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
@@ -112,18 +149,6 @@ def test_code_without_a_file_is_known_by_what_was_compiled():
     assert one == same != other
     default = "class Mine(Distiller):\n    def __init__(self, *, w: float = {}): pass"
     assert plug_in(class_of(default.format(1))) != plug_in(class_of(default.format(2)))
-
-
-def test_a_plug_in_is_known_by_the_classes_that_it_inherits_from(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    above = "from kdzoo.distillers import Distiller\nclass Base(Distiller): x = {}\n"
-    (tmp_path / "mine_above.py").write_text(above.format(0))
-    (tmp_path / "mine_below.py").write_text("from mine_above import Base\nclass Mine(Base): pass\n")
-    from mine_below import Mine
-
-    before = plug_in(Mine)
-    (tmp_path / "mine_above.py").write_text(above.format(1))
-    assert plug_in(Mine) != before
 
 
 def shapes(root, count: int = 300): ...

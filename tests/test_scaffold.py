@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 def in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = [(r, dict(r.module_dict)) for r in (DISTILLERS, SOURCES, MODELS, DATASETS) if r.names()]
+    monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path
     for registry, things in before:
         registry.module_dict.clear()
@@ -98,13 +99,48 @@ def test_nothing_is_overwritten(capsys):
         (["distiller", "../evil"], "the name must be"),
         (["distiller", "kd"], "there is a distiller 'kd' already. Choose another name."),
         (["dataset", "digits"], "there is a data set 'digits' already"),
+        (["source", "kd"], "there is a distiller 'kd' already. Choose another name."),
+        (["distiller", "reffakd"], "there is a source 'reffakd' already. Choose another name."),
+        (["distiller", "table8"], "table8 and all stand for several methods. Choose another name."),
+        (["distiller", "all"], "table8 and all stand for several methods. Choose another name."),
+        (["distiller", "random"], "random.py would hide the module 'random', which can be imported here. "),
+        (["dataset", "torch"], "torch.py would hide the module 'torch', which can be imported here. "),
+        (["model", "kdzoo"], "kdzoo.py would hide the module 'kdzoo'"),
+        (["source", "this"], "this.py would hide the module 'this'"),
+        (["distiller", "test_x"], "pytest would take test_x.py for a file of tests. Choose a name that "),
+        (["distiller", "x_test"], "pytest would take x_test.py for a file of tests"),
+        (["dataset", "conftest"], "pytest would take conftest.py for a file of tests"),
         (["distillers", "x"], "invalid choice: 'distillers'"),
     ],
 )
 def test_a_name_that_cannot_be_is_refused(words, answer, capsys):
     assert cli.main(["new", *words]) == 2
-    assert answer in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert answer in said
+    assert len(said.splitlines()) == 1
     assert list(Path().iterdir()) == []
+
+
+def test_a_module_of_an_installed_package_keeps_its_name(tmp_path, monkeypatch, capsys):
+    """And a file in the folder that is worked in is told as what it is."""
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/installed_net.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path / "lib")
+    monkeypatch.syspath_prepend("")
+    assert cli.main(["new", "model", "installed_net"]) == 2
+    assert "would hide the module 'installed_net'" in capsys.readouterr().err
+    (tmp_path / "here_net.py").write_text("")
+    assert cli.main(["new", "model", "here_net"]) == 2
+    assert "here_net.py is there already. Choose another name or --output." in capsys.readouterr().err
+    assert cli.main(["new", "model", "here_net", "--output", "below"]) == 0
+
+
+def test_a_folder_that_cannot_be_written_is_told_with_its_option(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert cli.main(["new", "model", "my_own", "--output", "file/below"]) == 1
+    said = capsys.readouterr().err
+    assert "Make room there or choose another --output, then run the same command again." in said
+    assert len(said.splitlines()) == 1
 
 
 def test_the_distiller_of_the_readme_is_the_one_that_is_written():

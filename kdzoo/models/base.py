@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from kdzoo.checks import UsageError, checked, options_of, usage
 from kdzoo.outputs import ModelOutput, Shapes, as_output, shapes_of
-from kdzoo.registry import MODELS, plug_in
+from kdzoo.provenance import plug_in
+from kdzoo.registry import MODELS
 
 
 class Family(ABC):
@@ -115,8 +116,9 @@ def model_origin(name: str, options: Mapping[str, object]) -> dict[str, Any]:
         nothing for a network of kdzoo's own.
     """
     build = find_model(name)
-    family, file = getattr(build, "__self__", None), plug_in(build)
-    found = {"plug_in": file} if file else {}
+    family = getattr(build, "__self__", None)
+    file = plug_in(type(family) if isinstance(family, Family) else build)
+    found: dict[str, Any] = {"plug_in": file} if file else {}
     if isinstance(family, Family):
         found |= family.origin(checked(f"model {name}", options_of(build), options))
     return found

@@ -18,7 +18,9 @@ from kdzoo.checks import UsageError, unknown
 from kdzoo.models.base import Family, check_input
 from kdzoo.models.external import External, told, where_possible
 from kdzoo.models.external_trunk import AUTO, hooked
-from kdzoo.registry import MODELS, plug_in
+from kdzoo.provenance import plug_in, remember
+from kdzoo.python_files import from_source
+from kdzoo.registry import MODELS
 
 # What a class or function may call the sizes that it is told.
 _SYNONYMS = {
@@ -50,6 +52,7 @@ class Module(Family):
         if not (inspect.isclass(found[name]) or inspect.isroutine(found[name])):
             raise UsageError(f"{self.who}: {name} must be a class or a function, got {found[name]!r:.100}.")
         self._target: Callable[..., Any] = found[name]
+        remember(self._target)
 
     @classmethod
     def members(cls) -> Sequence[str]:
@@ -103,7 +106,7 @@ class Module(Family):
         return where_possible(make)
 
     def origin(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Hash the file that defines the network."""
+        """Hash the files that define the network."""
         file = plug_in(self._target)
         return {"plug_in": file} if file else {}
 
@@ -116,7 +119,8 @@ def _imported(who: str, place: str) -> ModuleType:
         sys.path.append(here)
     importlib.invalidate_caches()
     try:
-        return importlib.import_module(place)
+        with from_source():
+            return importlib.import_module(place)
     except Exception as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing is None or not f"{place}.".startswith(f"{missing}."):

@@ -88,7 +88,7 @@ class ArtifactPlan:
         """Give the settings under the names that records use, so that a reader sees where they differ from
         the student's; the data is the record's own."""
         settings = dict(self.settings)
-        sometimes = ("checkpoint", "options", "weights", "source")
+        sometimes = ("checkpoint", "options", "weights", "source", "plug_in")
         kept = {name: settings[name] for name in sometimes if settings.get(name)}
         shared = {"precision": settings["precision"], "views": settings["data"]["views"]}
         return {**settings.get("recipe", {}), **shared, **kept}

@@ -260,6 +260,9 @@ def _replace_parts(config: dict[str, Any], **spelled: str | None) -> None:
             if text is None:
                 continue
             part = parse_part(f"--{role}", text)
+            if role == "teacher":
+                # Asked for by name: a slip shall be heard of even where no method needs a teacher.
+                network_options(part.name, part.options)
             thing = {"type": part.name, **part.options}
             if role == "data":
                 config["data"] = thing

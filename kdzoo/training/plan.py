@@ -21,7 +21,8 @@ from kdzoo.methods import Method, expand, listed, resolve
 from kdzoo.models import build_model, output_shapes
 from kdzoo.models.base import published_classes
 from kdzoo.outputs import Setting, Shapes
-from kdzoo.registry import DISTILLERS, SOURCES, plug_in
+from kdzoo.provenance import plug_in
+from kdzoo.registry import DATASETS, DISTILLERS, SOURCES
 from kdzoo.results.record import Record
 from kdzoo.results.store import read_record, run_folder
 from kdzoo.sources import Source, build_source
@@ -48,6 +49,7 @@ class PlannedMember:
         key: hash of all that its numbers depend on.
         folder: where its record and checkpoints are.
         artifacts: keys of the artifacts that it uses, by name.
+        settings: of the method, as its record keeps them (`method_settings`).
     """
 
     method: Method
@@ -55,6 +57,7 @@ class PlannedMember:
     key: str
     folder: Path
     artifacts: Mapping[str, str]
+    settings: Mapping[str, Any]
 
     def record(self) -> Record | None:
         """Read its record; None if it is not finished.
@@ -190,8 +193,25 @@ def make_plan(
     if data is None:
         raise UsageError(f"data set {benchmark.data}: it gave no data.")
     _check_views(benchmark, data)
-    plan = _keyed(benchmark, data, chosen, run_seeds, work_dir, where, data_root, teacher_checkpoint)
+    # Where there is no code that loads the data, what it gave is all that counts.
+    loader = plug_in(DATASETS.find(benchmark.data)) if dataset is None else None
+    plan = _keyed(benchmark, data, loader, chosen, run_seeds, work_dir, where, data_root, teacher_checkpoint)
     return replace(plan, reloadable=dataset is None)
+
+
+def check_current(plan: Plan) -> None:
+    """Refuse a plan whose code is no longer what runs: a plug-in was loaded again since.
+
+    Raises:
+        UsageError: it is to be planned again.
+    """
+    networks = [(plan.benchmark.student, plan.protocol["student"])]
+    networks += [(artifact.section, artifact.settings) for artifact in plan.artifacts.values()]
+    settings = {m.method.name: (m.method, m.settings) for m in plan.members}.values()
+    if any(method_settings(m, plan.benchmark) != planned for m, planned in settings) or any(
+        described_network(section).get("plug_in") != planned.get("plug_in") for section, planned in networks
+    ):
+        raise UsageError("kdzoo: a plug-in was loaded again after this was planned. Plan it again.")
 
 
 def _check_views(benchmark: Benchmark, data: Dataset) -> None:
@@ -210,8 +230,8 @@ def _check_views(benchmark: Benchmark, data: Dataset) -> None:
 
 
 def _keyed(
-    benchmark: Benchmark, data: Dataset, methods: tuple[Method, ...], seeds: tuple[int, ...], work_dir: Path,
-    device: torch.device, data_root: Path | None, given: Path | None,
+    benchmark: Benchmark, data: Dataset, loader: str | None, methods: tuple[Method, ...],
+    seeds: tuple[int, ...], work_dir: Path, device: torch.device, data_root: Path | None, given: Path | None,
 ) -> Plan:  # fmt: skip
     statistics = data.statistics
     seen = {
@@ -219,6 +239,7 @@ def _keyed(
         "mean": statistics[0],
         "std": statistics[1],
         "views": benchmark.views.described(),
+        **({"plug_in": loader} if loader else {}),
     }
     protocol = {
         "data": seen,
@@ -288,10 +309,11 @@ def _named(benchmark: Benchmark, protocol: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _member(plan: Plan, method: Method, seed: int, artifacts: Mapping[str, str]) -> PlannedMember:
+    settings = method_settings(method, plan.benchmark)
     key = fingerprint(
         {
             "benchmark": plan.benchmark.name, "protocol": plan.protocol["hash"], "seed": seed,
-            "name": method.name, "method": method_settings(method, plan.benchmark),
+            "name": method.name, "method": settings,
             "artifacts": dict(artifacts),
         }
     )  # fmt: skip
@@ -304,7 +326,7 @@ def _member(plan: Plan, method: Method, seed: int, artifacts: Mapping[str, str])
         method.name,
         key,
     )
-    return PlannedMember(method, seed, key, folder, dict(artifacts))
+    return PlannedMember(method, seed, key, folder, dict(artifacts), settings)
 
 
 def source_name(method: Method) -> str | None:

@@ -46,7 +46,7 @@ from kdzoo.training.optimisers import build_optimizer
 from kdzoo.training.plan import (
     Plan,
     PlannedMember,
-    method_settings,
+    check_current,
     needs_teacher,
     setting_of,
     source_name,
@@ -126,6 +126,7 @@ class Session:
 
     def _open(self) -> None:
         """Make the images ready for all pipelines, and the foundry of artifacts."""
+        check_current(self.plan)
         plan, views = self.plan, self.plan.benchmark.views
         data, side = plan.data, plan.size
         splits = {"train": data.train, "test": data.test} | (
@@ -372,21 +373,23 @@ class Session:
         recipe, student = plain_recipe(plan.benchmark.student), dict(plan.protocol["student"])
         mean, std = plan.statistics
         paired = [pair.described() for pair in distiller.pairs] if distiller is not None else []
+        seen = plan.protocol["data"]
+        brought = {"plug_in": seen["plug_in"]} if "plug_in" in seen else {}
         return {
             "data": {
                 "name": data.name, "fingerprint": data.fingerprint, "classes": len(data.classes),
                 "train": len(data.train), "validation": len(data.validation or ()), "test": len(data.test),
-                "mean": list(mean), "std": list(std), "warnings": list(data.warnings),
+                "mean": list(mean), "std": list(std), "warnings": list(data.warnings), **brought,
             },
             "student": {"name": student.pop("network"), **student},
             "epochs": recipe["epochs"],
             "batch_size": recipe["batch_size"],
             "optimizer": recipe["optimizer"],
             "param_scheduler": recipe["param_scheduler"],
-            "views": plan.protocol["data"]["views"],
+            "views": seen["views"],
             "precision": plan.benchmark.precision,
             "val_fraction": plan.benchmark.val_fraction,
-            "method": method_settings(planned.method, plan.benchmark) | ({"pairs": paired} if paired else {}),
+            "method": {**planned.settings, **({"pairs": paired} if paired else {})},
         }  # fmt: skip
 
     def _timing(self, member: Member, cohort: Cohort) -> dict[str, Any]:

@@ -47,6 +47,8 @@ WRONG = [
     (["--precision", "fp16"], "precision must be float32 or bf16, got 'fp16'"),
     (["--device", "gpu"], "device must be cpu"),
     (["--device", "cuda:99"], "device must be cpu"),
+    (["--workers", "-5"], "workers must be an integer of at least 0, got -5"),
+    (["--workers", "-5", "--dry-run"], "workers must be an integer of at least 0, got -5"),
     (["--threads", "0"], "threads must be an integer of at least 1, got 0"),
     (["--cfg-options", "recipe.batch_size"], "must be name=value"),
     (["--cfg-options", "recipe.batch_size=0"], "batch_size must be an integer of at least 1, got 0"),
@@ -68,6 +70,8 @@ WRONG = [
     (["--student", "lenet5:"], "--student: its value must be name[:option=value]*"),
     (["--teacher", "resnet18:head=big", "--methods", "kd"], "head must be 'auto' or 'global' or 'pool4'"),
     (["--teacher", "autoencoder", "--methods", "kd"], "must be a classifier"),
+    (["--teacher", "resnet19", "--methods", "scratch"], "there is no model 'resnet19'. Did you mean"),
+    (["--teacher", "resnet18:haed=1", "--methods", "scratch"], "Did you mean 'head'"),
     (["--data", "digit"], "Did you mean 'digits'"),
     (["--plugin", "nosuch.py"], "plug-in nosuch.py: must be a Python file"),
     (["--epoch", "3"], "Did you mean --epochs"),
@@ -221,5 +225,7 @@ def test_python_raises_the_same_answer(bench: Bench) -> None:
         kdzoo.UsageError, match=r"^soft_labels: there is no argument 'seeds'\. Did you mean 'seed"
     ):
         kdzoo.soft_labels("reffakd", seeds=3)
+    with pytest.raises(kdzoo.UsageError, match="workers must be an integer of at least 0, got -1"):
+        kdzoo.run(**bench.options("nosuch"), workers=-1)
     with pytest.raises(kdzoo.UsageError, match="seeds must be"):
         kdzoo.run(**bench.options("scratch"), seeds=[True, "a"])

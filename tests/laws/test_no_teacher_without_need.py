@@ -44,6 +44,11 @@ def test_teacher_checkpoint_is_not_read_without_need(
     missing = bench.folder / "missing.safetensors"
     assert cli.main(bench.command("scratch", "--teacher-checkpoint", str(missing))) == 0
     assert "is not used: none of the methods needs a teacher" in capsys.readouterr().out
+    # The same of one that is chosen by name, which is known and yet not built.
+    for methods, used in (("scratch", False), ("scratch,kd", True)):
+        assert cli.main(bench.command(methods, "--teacher", "resnet8", "--dry-run")) == 0
+        said = capsys.readouterr().out
+        assert ("The teacher resnet8 is not used: none of the methods needs a teacher." in said) != used
     same(bench)
 
 

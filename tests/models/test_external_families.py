@@ -7,7 +7,8 @@ from torch import nn
 from kdzoo.checks import UsageError
 from kdzoo.models import build_model, output_shapes
 from kdzoo.models.base import Family, find_model, model_origin, names_in_file
-from kdzoo.registry import MODELS, plug_in
+from kdzoo.provenance import plug_in
+from kdzoo.registry import MODELS
 
 
 class Stray(Family):

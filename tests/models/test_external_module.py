@@ -1,14 +1,17 @@
 """Anything that can be imported: how it is found, called and told when it fails."""
 
+import importlib
 import sys
+from hashlib import sha256
 
 import pytest
 import torch
 
+from kdzoo import provenance
 from kdzoo.checks import UsageError
 from kdzoo.models import build_model
 from kdzoo.models.base import find_model, model_origin
-from kdzoo.registry import plug_in
+from kdzoo.provenance import plug_in
 
 NET = """
 import torch
@@ -111,9 +114,96 @@ def test_code_that_cannot_be_imported_is_told_in_a_line(here):
         build("net_missing.Net")
 
 
-def test_its_file_decides_its_key(here):
+@pytest.fixture
+def fresh():
+    """A function that takes modules away, as a new process has it."""
+
+    def fresh(*names):
+        for name in names:
+            sys.modules.pop(name, None)
+
+    return fresh
+
+
+def origin(name="net_keyed.Net"):
+    return model_origin(f"module:{name}", {})
+
+
+def test_its_file_decides_its_key(here, fresh):
     (here / "net_keyed.py").write_text(NET)
-    origin = model_origin("module:net_keyed.Net", {})
-    assert origin == {"plug_in": plug_in(sys.modules["net_keyed"].Net)}
+    before = origin()
+    assert before == {"plug_in": plug_in(sys.modules["net_keyed"].Net)}
     (here / "net_keyed.py").write_text(NET + "\n# changed\n")
-    assert model_origin("module:net_keyed.Net", {}) != origin
+    fresh("net_keyed")
+    assert origin() != before
+
+
+def test_a_file_that_was_changed_after_its_import_is_refused(here, fresh):
+    """The loop of a notebook: the code that runs is the old one, and no record may say otherwise."""
+    path = here / "net_edited.py"
+    path.write_text(NET)
+    before = origin("net_edited.Net")
+    path.write_text(NET.replace("mean", "amax"))
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"net_edited\.py: it was changed after .*\. Restart Python\.$"):
+            origin("net_edited.Net")
+    path.write_text(NET)
+    assert origin("net_edited.Net") == before
+    path.write_text(NET.replace("mean", "amax"))
+    importlib.reload(sys.modules["net_edited"])
+    assert origin("net_edited.Net") != before
+
+
+def test_a_file_that_was_changed_before_the_zoo_saw_it_is_refused(here, monkeypatch):
+    """Imported by the user's own code, tried out, changed, and only then named."""
+    monkeypatch.syspath_prepend(here)
+    path = here / "net_known.py"
+    path.write_text(NET)
+    importlib.import_module("net_known")
+    path.write_text(NET.replace("mean", "amax"))
+    with pytest.raises(UsageError, match=r"net_known\.py: it was changed after it was imported"):
+        origin("net_known.Net")
+    path.write_text(NET)
+    (here / "net_unchanged.py").write_text(NET)
+    importlib.import_module("net_unchanged")
+    assert origin("net_unchanged.Net") == {"plug_in": sha256(NET.encode()).hexdigest()}
+
+
+def test_what_it_imports_from_its_folder_decides_its_key(here, fresh):
+    """And no more than that: not where the folder is, nor what else is in it."""
+    names = ["net_pack", "net_pack.net", "net_pack.parts", "net_pack.parts.wide", "net_beside"]
+
+    def write(folder, width, beside=0):
+        (folder / "net_pack/parts").mkdir(parents=True, exist_ok=True)
+        (folder / "net_pack/__init__.py").write_text("")
+        (folder / "net_pack/parts/__init__.py").write_text("")
+        (folder / "net_pack/parts/wide.py").write_text(f"WIDTH = {width}\n")
+        (folder / "net_pack/unused.py").write_text(f"WIDTH = {width}{beside}\n")
+        (folder / "net_beside.py").write_text(f"BESIDE = {beside}\n")
+        text = "def width():\n    import net_beside\nfrom .parts.wide import WIDTH\n" + NET
+        (folder / "net_pack/net.py").write_text(text)
+
+    found = []
+    for width, beside in ((1, 0), (2, 0), (1, 1), (1, 0)):
+        write(here, width, beside)
+        fresh(*names)
+        found.append(origin("net_pack.net.Net")["plug_in"])
+    assert len(set(found)) == 3
+    assert found[0] == found[3]
+    moved = here / "moved"
+    write(moved, 1)
+    fresh(*names)
+    sys.path[:] = [str(moved), *(p for p in sys.path if p != str(here))]
+    assert origin("net_pack.net.Net")["plug_in"] == found[0]
+    assert "moved" in sys.modules["net_pack.net"].__file__
+    write(moved, 2)
+    with pytest.raises(UsageError, match=r"wide\.py: it was changed after it was imported\. Restart Python"):
+        origin("net_pack.net.Net")
+
+
+def test_an_installed_network_is_known_by_its_file_and_its_version(monkeypatch):
+    before = origin("timm.models.vgg.VGG")
+    monkeypatch.setattr(provenance, "version", lambda name: "0.0.1")
+    provenance.forget("timm.models.vgg")
+    assert origin("timm.models.vgg.VGG") != before
+    provenance.forget("timm.models.vgg")
