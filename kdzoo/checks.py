@@ -50,7 +50,7 @@ def kind_of(thing: object) -> str:
 _MOST_NAMES = 60
 
 
-def unknown(who: str, kind: str, name: str, known: Iterable[str]) -> UsageError:
+def unknown(who: str, kind: str, name: str, known: Iterable[str], advice: str = "") -> UsageError:
     """Build the answer to an unknown name: its nearest matches, or all that there are if they fit a line."""
     names = list(known)
     lowered = {n.lower(): n for n in names}
@@ -61,7 +61,7 @@ def unknown(who: str, kind: str, name: str, known: Iterable[str]) -> UsageError:
         hint = f"There are {len(names):,}, and none is near."
     else:
         hint = f"There are: {', '.join(names)}."
-    return UsageError(f"{who}: there is no {kind} {name!r}. {hint}")
+    return UsageError(" ".join(filter(None, (f"{who}: there is no {kind} {name!r}.", hint, advice))))
 
 
 class Problems:

@@ -97,8 +97,9 @@ def describe(planned: Plan) -> str:
     Args:
         planned: what `plan` gave.
     """
+    from kdzoo.results.words import counted
     from kdzoo.training.estimate import estimate
-    from kdzoo.training.reporter import counted, duration
+    from kdzoo.training.reporter import duration
 
     benchmark, data, recipe = planned.benchmark, planned.data, planned.benchmark.student.recipe
     validation = f", {len(data.validation)} validation" if data.validation else ""

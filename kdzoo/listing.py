@@ -12,6 +12,7 @@ from kdzoo.checks import options_of
 from kdzoo.methods import groups
 from kdzoo.models.base import Family
 from kdzoo.registry import DATASETS, DISTILLERS, MODELS, SOURCES, Registry
+from kdzoo.results.words import counted
 from kdzoo.training.benchmark import benchmark_names, describe_benchmark, load_benchmark
 
 
@@ -100,7 +101,7 @@ def _benchmarks(verbose: bool) -> str:
     pages = []
     for name, words in rows:
         found = load_benchmark(name)
-        facts = [[key, f"{s.network}, {s.recipe.epochs} epochs, batch size {s.recipe.batch_size}"]
+        facts = [[key, f"{s.network}, {counted(s.recipe.epochs, 'epochs')}, batch size {s.recipe.batch_size}"]
                  for key, s in {"student": found.student, **found.sections}.items()]  # fmt: skip
         facts += [["data", found.data], ["optimizer", str(dict(found.student.recipe.optimizer))]]
         facts += [["schedule", str([dict(s) for s in found.student.recipe.param_scheduler])]]

@@ -135,7 +135,7 @@ def resolve(text: str, defaults: Defaults) -> Method:
     Raises:
         UsageError: the grammar, a name, an option or a combination is wrong.
     """
-    from kdzoo.registry import DISTILLERS, SOURCES
+    from kdzoo.registry import BY_PLUGIN, DISTILLERS, SOURCES
 
     who = f"method {text!r}"
     distiller, source = parse(text)
@@ -147,7 +147,7 @@ def resolve(text: str, defaults: Defaults) -> Method:
             )
         distiller, source = Part(shorthand, {}), distiller
     if distiller.name not in DISTILLERS.names():
-        raise unknown(who, "distiller", distiller.name, [*DISTILLERS.names(), *_shorthands()])
+        raise unknown(who, "distiller", distiller.name, [*DISTILLERS.names(), *_shorthands()], BY_PLUGIN)
     cls = DISTILLERS.find(distiller.name)
     problems = Problems()
     usual = _usual(cls, cls.scaled_options(defaults.epochs), defaults.methods.get(distiller.name, {}), who)

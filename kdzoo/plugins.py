@@ -48,7 +48,11 @@ def load_plugin(path: str | Path) -> ModuleType:
     """
     file = Path(path).expanduser().resolve()
     if file.suffix != ".py" or not file.is_file():
-        raise UsageError(f"plug-in {path}: must be a Python file (.py), and there is none of that name.")
+        beside = file.with_name(f"{file.name}.py")
+        hint = f" Did you mean {path}.py?" if file.suffix != ".py" and beside.is_file() else ""
+        raise UsageError(
+            f"plug-in {path}: must be a Python file (.py), and there is none of that name.{hint}"
+        )
     known = _files.get(file)
     before = [] if known is None else parts_of(known[0].__name__)
     if known is not None and before and not any(part.changed for part in before):

@@ -16,6 +16,7 @@ from kdzoo.methods import GROUPS, NAME
 from kdzoo.provenance import remember
 
 T = TypeVar("T", bound=Callable[..., Any])
+BY_PLUGIN = "If a plug-in brings it, name its file by --plugin."
 
 
 class Registry(MMRegistry):  # type: ignore[misc]
@@ -74,7 +75,7 @@ class Registry(MMRegistry):  # type: ignore[misc]
         if not isinstance(name, str):
             raise usage(who, self.name, "a name", name)
         if name not in self._module_dict:
-            raise unknown(who, self.name, name, self.names())
+            raise unknown(who, self.name, name, self.names(), BY_PLUGIN)
         return self._module_dict[name]
 
     def names(self) -> list[str]:

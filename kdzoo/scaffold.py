@@ -73,7 +73,9 @@ def write_new(kind: str, name: str, folder: Path) -> list[Path]:
 
 def _check_name(who: str, kind: str, name: str, folder: Path) -> None:
     """Refuse a name that the file, its test or the commands that use it could not have."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+    if keyword.iskeyword(name):
+        raise UsageError(f"{who}: {name!r} is a word of Python's own. Choose another name.")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise usage(who, "the name", "small letters, digits and '_', as in my_kd", name)
     methods = (DISTILLERS, SOURCES)
     own = KINDS[kind][0]

@@ -426,3 +426,20 @@ def test_data_and_teachers_of_a_plug_in_are_keyed_by_its_file(write, bench):
     data = DATASETS.find("my_data")(None)
     (record,) = api.run(**options | {"methods": "scratch", "data": data}).records
     assert "plug_in" not in record.settings["data"]
+
+
+def test_a_file_without_its_ending_is_found(write):
+    path = write()
+    with pytest.raises(UsageError, match=r"there is none of that name\. Did you mean .*mine\.py\?$"):
+        plugins.load_plugin(path.with_suffix(""))
+    with pytest.raises(UsageError, match=r"there is none of that name\.$"):
+        plugins.load_plugin(path.with_name("other"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--methods", "nosuch"], ["--methods", "kd+nosuch"], ["--student", "nosuch"], ["--data", "nosuch"]],
+)
+def test_an_unknown_name_may_be_one_of_a_plug_in(words, capsys):
+    assert cli.main(["bench", "--dry-run", *words]) == 2
+    assert "If a plug-in brings it, name its file by --plugin." in capsys.readouterr().err

@@ -95,7 +95,7 @@ def test_nothing_is_overwritten(capsys):
     ("words", "answer"),
     [
         (["distiller", "My-KD"], "the name must be small letters, digits and '_', as in my_kd, got 'My-KD'"),
-        (["distiller", "class"], "the name must be"),
+        (["distiller", "class"], "'class' is a word of Python's own. Choose another name."),
         (["distiller", "../evil"], "the name must be"),
         (["distiller", "kd"], "there is a distiller 'kd' already. Choose another name."),
         (["dataset", "digits"], "there is a data set 'digits' already"),

@@ -175,7 +175,7 @@ def labelled_pictures(
     if unknown:
         raise UsageError(
             f"{who}: it must have folders named like the {len(classes)} classes ({few(classes, 4)}), got "
-            f"{few(unknown)}."
+            f"{few(unknown)}.{_below(folder, classes)}"
         )
 
     def convert(picture: Image.Image) -> Images:
@@ -184,6 +184,12 @@ def labelled_pictures(
     images = np.concatenate(list(decoded(who, tree, found.files, convert)))
     numbers = np.array([classes.index(name) for name in names], dtype=np.int64)
     return Split(images, numbers[found.labels])
+
+
+def _below(folder: Path, classes: Sequence[str]) -> str:
+    """Ask for the part of a data set where its root was named."""
+    parts = [part for part in ("test", "val") if any((folder / part / name).is_dir() for name in classes)]
+    return f" Did you mean {shown(folder / parts[0])}?" if parts else ""
 
 
 class Fitting:

@@ -18,7 +18,7 @@ from kdzoo.methods import TABLE8
 from kdzoo.results.groups import QUANTITIES, SMALL_TEST_SET, Group, Row, group, teachers
 from kdzoo.results.record import Record
 from kdzoo.results.statistics import Summary
-from kdzoo.results.words import ascii_only, crop, listed, markdown, spreadsheet, words
+from kdzoo.results.words import ascii_only, counted, crop, listed, markdown, spreadsheet, words
 
 __all__ = ["TABLE8", "leaderboard", "leaderboard_csv", "plain_rows", "terminal_table"]
 
@@ -67,7 +67,7 @@ def _protocol(found: Group) -> str:
         f"Data: {data['name']}, {data['classes']} classes; {data['train']:,} training, "
         f"{data['validation']:,} validation and {data['test']:,} test images",
         f"Student: {words(settings['student'])}",
-        f"Schedule: {settings['epochs']} epochs, batch size {settings['batch_size']}",
+        f"Schedule: {counted(settings['epochs'], 'epochs')}, batch size {settings['batch_size']}",
         f"Optimizer: {words(settings['optimizer'])}; learning rate: {words(settings['param_scheduler'])}",
         f"Views: {words(settings['views'])}",
         f"Precision: {settings['precision']}",
@@ -331,7 +331,7 @@ def _terminal_group(found: Group) -> str:
     lost = [f"{row.name}: {row.status()}." for row in found.rows if row.diverged]
     remarks = ["* selected on the test set; all else is of the last epoch, without selection.", *lost]
     heading = (
-        f"{_name(found)}: {settings['epochs']} epochs, batch size {settings['batch_size']}, "
+        f"{_name(found)}: {counted(settings['epochs'], 'epochs')}, batch size {settings['batch_size']}, "
         f"{settings['data']['test']:,} test images"
     )
     wrapped = [_wrap(remark) for remark in (*_small_test_set(found), *remarks)]

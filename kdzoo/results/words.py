@@ -57,3 +57,14 @@ def words(settings: Any) -> str:
         nested = any(isinstance(item, (Mapping, list, tuple)) for item in settings)
         return ("; " if nested else "/").join(words(item) for item in settings) or "none"
     return settings if isinstance(settings, str) else "none" if settings is None else json.dumps(settings)
+
+
+def counted(number: int, things: str) -> str:
+    """Write a count: "1 epoch", "2 epochs", "1 teacher pass".
+
+    Args:
+        number: of them.
+        things: in the plural; in the singular they are an s, or the es of passes, shorter.
+    """
+    one = things[:-2] if things.endswith("sses") else things[:-1]
+    return f"{number} {one if number == 1 else things}"

@@ -150,13 +150,10 @@ def load_student(
     # Its weights are in the folder: nothing is fetched.
     options = {n: v for n, v in sheet.network["options"].items() if n != "pretrained"}
     with torch.random.fork_rng(devices=[]):
-        try:
-            network = build_model(
-                sheet.network["type"], num_classes=len(sheet.classes), channels=sheet.channels,
-                size=sheet.size, options=options,
-            )  # fmt: skip
-        except UsageError as error:
-            raise UsageError(f"{error} If a plug-in brings it, name its file by --plugin.") from error
+        network = build_model(
+            sheet.network["type"], num_classes=len(sheet.classes), channels=sheet.channels, size=sheet.size,
+            options=options,
+        )  # fmt: skip
     weights = folder / WEIGHTS
     try:
         content = weights.read_bytes()

@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from kdzoo.results.words import counted
+
 if TYPE_CHECKING:
     from kdzoo.training.checkpoint import Position
     from kdzoo.training.member import Member
@@ -43,17 +45,6 @@ class Reporter:
 
     def finish(self) -> None:
         """End a training."""
-
-
-def counted(number: int, things: str) -> str:
-    """Write a count: "1 epoch", "2 epochs", "1 teacher pass".
-
-    Args:
-        number: of them.
-        things: in the plural; in the singular they are an s, or the es of passes, shorter.
-    """
-    one = things[:-2] if things.endswith("sses") else things[:-1]
-    return f"{number} {one if number == 1 else things}"
 
 
 def duration(seconds: float) -> str:

@@ -33,6 +33,7 @@ from kdzoo.registry import DISTILLERS
 from kdzoo.results.record import SCHEMA, Record, accuracy_of
 from kdzoo.results.sheet import WEIGHTS, Sheet, check_sheet, write_sheet
 from kdzoo.results.store import write_record
+from kdzoo.results.words import counted
 from kdzoo.sources import Source, build_source
 from kdzoo.training import checkpoint
 from kdzoo.training.artifacts import Artifact, Foundry, plain_recipe, resume
@@ -51,7 +52,7 @@ from kdzoo.training.plan import (
     setting_of,
     source_name,
 )
-from kdzoo.training.reporter import Reporter, counted
+from kdzoo.training.reporter import Reporter
 from kdzoo.training.runtime import environment
 from kdzoo.training.workshop import RunWorkshop
 

@@ -251,6 +251,10 @@ def test_mistakes_end_in_a_line(runs, in_an_empty_folder, words, answers, capsys
 def test_folders_of_other_classes_are_refused(runs, tmp_path):
     shutil.copytree(runs / "pictures", tmp_path / "p")
     student = load_student("scratch", work_dir=runs / "zoo")
+    for part in ("train", "test"):
+        shutil.copytree(tmp_path / "p", tmp_path / "root" / part)
+    with pytest.raises(UsageError, match=r"got 'test', 'train'\. Did you mean .*root/test\?$"):
+        evaluate_student(student, folder=tmp_path / "root")
     (tmp_path / "p" / "dog").rename(tmp_path / "p" / "wolf")
     with pytest.raises(UsageError, match=r"folders named like the 3 classes .*, got 'wolf'"):
         evaluate_student(student, folder=tmp_path / "p")

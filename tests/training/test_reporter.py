@@ -6,7 +6,8 @@ import pytest
 from tinyzoo import Bench
 
 from kdzoo import api, cli
-from kdzoo.training.reporter import PlainReporter, counted
+from kdzoo.results.words import counted
+from kdzoo.training.reporter import PlainReporter
 
 
 @pytest.mark.parametrize(
