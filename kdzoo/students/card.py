@@ -62,8 +62,9 @@ def card(student: Student, files: Sequence[str]) -> str:
         *(("Data warning", warning) for warning in data.get("warnings", [])),
         ("Method", f"{record.method}, seed {record.seed}"),
         *(("Teacher", _teacher(a)) for n, a in record.artifacts.items() if n.startswith("teacher")),
-        ("Training", f"{counted(record.settings['epochs'], 'epochs')}, batch size "
-                     f"{record.settings['batch_size']}, {words(record.settings['optimizer'])}, {record.settings['precision']}"),
+        ("Training", f"{counted(record.settings['epochs'], 'epochs')}, "
+                     f"batch size {record.settings['batch_size']}, "
+                     f"{words(record.settings['optimizer'])}, {record.settings['precision']}"),
         ("Accuracy", f"{accuracy['last']:.2f} % of the test images (top-1, after the last epoch, nothing "
                      f"selected){_judged(sheet.precision)}"),
         ("Calibration", _calibration(record.epochs[-1]["test"])),
