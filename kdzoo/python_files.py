@@ -109,12 +109,22 @@ def located(name: str) -> ModuleSpec | None:
     if name in sys.modules:
         spec: ModuleSpec | None = getattr(sys.modules[name], "__spec__", None)
         return spec
-    parent = name.rpartition(".")[0]
-    if not parent:
-        return PathFinder.find_spec(name)
-    above = located(parent)
-    places = above.submodule_search_locations if above is not None else None
-    return PathFinder.find_spec(name, list(places)) if places else None
+    places = _inside(name.rpartition(".")[0]) if "." in name else None
+    try:
+        return None if places == [] else PathFinder.find_spec(name, places)
+    except KeyError:
+        # A folder without an __init__.py, whose path Python looks up in the package above, not yet imported.
+        return None
+
+
+def _inside(package: str) -> list[str]:
+    """List the folders of a package."""
+    spec = located(package)
+    if package in sys.modules or (spec is not None and spec.origin is not None):
+        return list((spec.submodule_search_locations if spec is not None else None) or ())
+    above, _, name = package.rpartition(".")
+    candidates = [Path(place) / name for place in (_inside(above) if above else sys.path)]
+    return [str(folder) for folder in candidates if folder.is_dir()]
 
 
 def root_of(file: Path, package: str) -> Path:

@@ -6,7 +6,6 @@ import importlib.util
 import keyword
 import re
 import sys
-from importlib.machinery import PathFinder
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -100,9 +99,5 @@ def _check_name(who: str, kind: str, name: str, folder: Path) -> None:
 def _is_importable(name: str, folder: Path) -> bool:
     """Say whether there is a module of that name outside of the current folder and the one to write to."""
     here = {Path.cwd().resolve(), folder.resolve()}
-    elsewhere = [place for place in sys.path if Path(place).resolve() not in here]
-    known = [PathFinder.find_spec(name, elsewhere)]
-    if name not in sys.modules or sys.modules[name].__spec__ is not None:
-        known.append(importlib.util.find_spec(name))
-    origins = [spec.origin for spec in known if spec is not None and spec.origin]
-    return any(Path(origin).resolve().parent not in here for origin in origins)
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None and Path(spec.origin).resolve().parent not in here

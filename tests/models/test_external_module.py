@@ -1,6 +1,7 @@
 """Anything that can be imported: how it is found, called and told when it fails."""
 
 import importlib
+import os
 import sys
 from hashlib import sha256
 
@@ -199,6 +200,17 @@ def test_what_it_imports_from_its_folder_decides_its_key(here, fresh):
     write(moved, 2)
     with pytest.raises(UsageError, match=r"wide\.py: it was changed after it was imported\. Restart Python"):
         origin("net_pack.net.Net")
+
+
+def test_code_that_was_compiled_before_is_not_taken_for_the_files(here, fresh, monkeypatch):
+    """Python knows it by second and size alone, and two tries of one number are alike in both."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    for number in (1, 2, 3):
+        (here / "net_fast.py").write_text(f"NUMBER = {number}\n{NET}")
+        os.utime(here / "net_fast.py", (1e9, 1e9))
+        fresh("net_fast")
+        origin("net_fast.Net")
+        assert number == sys.modules["net_fast"].NUMBER
 
 
 def test_an_installed_network_is_known_by_its_file_and_its_version(monkeypatch):
