@@ -74,9 +74,10 @@ def write_atomic(path: Path, content: bytes, elsewhere: str = WORK_DIR) -> None:
         file.write(content)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically: two spaces, keys in their own order, no NaN (which is no JSON)."""
-    write_atomic(path, (json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+def write_json(path: Path, content: Any, elsewhere: str = WORK_DIR) -> None:
+    """Write JSON by `atomic`: two spaces, keys in their own order, no NaN (which is no JSON)."""
+    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    write_atomic(path, text.encode(), elsewhere)
 
 
 def open_lock(folder: Path, elsewhere: str = WORK_DIR) -> FileLock:

@@ -3,7 +3,8 @@
     python benchmarks/steps/measure.py --benchmark cifar100 --data-root DIR --methods table8 --steps 3
 
 The data set is loaded whole; students (and teacher, and autoencoder) then train on as many of its images as
-the steps take, spread over the classes, for one epoch. One process, whose peak is of this run alone.
+the steps take, spread over the classes, for one epoch. One process, whose peak is of this run alone. What was
+measured stands in results/; on CPUs that others used at the same time, so that there the memory counts alone.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--device", default=None)
     parser.add_argument("--precision", default="float32")
+    parser.add_argument("--output", type=Path, help="a JSON file to write (default: print it)")
     options = parser.parse_args()
 
     began = time.perf_counter()
@@ -71,35 +73,36 @@ def main() -> None:
         raise SystemExit(str(results))
     timing = {r.method: r.timing for r in results.records}
     steps = next(iter(timing.values()))["steps"]
-    print(
-        json.dumps(
-            {
-                "benchmark": options.benchmark,
-                "pair": [options.teacher, options.student],
-                "images": len(data.train),
-                "fingerprint": fingerprint[:16],
-                "mean": statistics[0],
-                "seconds to load": round(loaded, 2),
-                "MiB after loading": round(after_loading),
-                "steps": steps,
-                "batch": settings.student.recipe.batch_size,
-                "seconds a step, own": {
-                    m: round(t["seconds_per_epoch"] / steps, 2) for m, t in timing.items()
-                },
-                "seconds a step, shared": round(
-                    max(t["shared_seconds_per_epoch"] for t in timing.values()) / steps, 2
-                ),
-                "status": {r.method: r.status for r in results.records},
-                "peak MiB": round(peak()),
-                "peak MiB on the GPU": torch.cuda.max_memory_allocated() >> 20
-                if torch.cuda.is_available()
-                else None,
-                "threads": results.records[0].environment["threads"],
-                "device": results.records[0].environment["device_name"],
-            },
-            indent=1,
-        )
+    measured = json.dumps(
+        {
+            "benchmark": options.benchmark,
+            "pair": [settings.section("teacher").network, settings.student.network],
+            "precision": options.precision,
+            "images": len(data.train),
+            "fingerprint": fingerprint[:16],
+            "mean": statistics[0],
+            "seconds to load": round(loaded, 2),
+            "MiB after loading": round(after_loading),
+            "steps": steps,
+            "batch": settings.student.recipe.batch_size,
+            "seconds a step, own": {m: round(t["seconds_per_epoch"] / steps, 2) for m, t in timing.items()},
+            "seconds a step, shared": round(
+                max(t["shared_seconds_per_epoch"] for t in timing.values()) / steps, 2
+            ),
+            "status": {r.method: r.status for r in results.records},
+            "peak MiB": round(peak()),
+            "peak MiB on the GPU": torch.cuda.max_memory_allocated() >> 20
+            if torch.cuda.is_available()
+            else None,
+            "threads": results.records[0].environment["threads"],
+            "device": results.records[0].environment["device_name"],
+        },
+        indent=1,
     )
+    if options.output is None:
+        print(measured)
+    else:
+        options.output.write_text(f"{measured}\n")
 
 
 if __name__ == "__main__":

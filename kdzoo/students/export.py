@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from kdzoo.checks import KdzooError, UsageError
 from kdzoo.data import Split
-from kdzoo.files import write_atomic, write_json
+from kdzoo.files import OUTPUT, write_atomic, write_json
 from kdzoo.models.external import bare_network, logits_in
 from kdzoo.outputs import ModelOutput
 from kdzoo.results.store import slug
@@ -85,11 +85,10 @@ def export_student(student: Student, form: str, folder: Path | None = None) -> l
         raise UsageError(f"export: {student.changed} Train it again, or bring the code back as it was.")
     student.network.cpu().eval()
     content, checked = writers[form](student)
-    write_atomic(folder / FILES[form], content)
-    write_json(folder / "config.json", config(student))
-    write_atomic(
-        folder / "README.md", card(student, [f for f in FILES.values() if (folder / f).is_file()]).encode()
-    )
+    write_atomic(folder / FILES[form], content, OUTPUT)
+    write_json(folder / "config.json", config(student), OUTPUT)
+    present = [file for file in FILES.values() if (folder / file).is_file()]
+    write_atomic(folder / "README.md", card(student, present).encode(), OUTPUT)
     return [f"{folder / FILES[form]}: {checked}", f"{folder / 'config.json'}: classes, sizes, normalisation",
             f"{folder / 'README.md'}: model card"]  # fmt: skip
 

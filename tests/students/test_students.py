@@ -236,6 +236,7 @@ def test_pictures_of_any_size_and_mode_are_taken(runs, tmp_path, capsys):
         (["evaluate", "scratch", "--folder", "nosuch"], ["there is no such folder"]),
         (["evaluate", "scratch", "--folder", "."], ["must have a folder for each class"]),
         (["export", "scratch", "--format", "tensorflow"], ["invalid choice: 'tensorflow'"]),
+        (["export", "scratch", "--output", "/proc/x"], ["Make room there or choose another --output, then"]),
         (["export", "scratch", "--output", "text.png"], ["text.png is a file. Name a folder by --output."]),
     ],
 )
