@@ -282,9 +282,11 @@ def _check_untrained(plan: Plan, given: Path | None) -> None:
 
     Their features serve as they are.
     """
-    section, classes = plan.benchmark.section("teacher"), len(plan.data.classes)
     asking = [m.name for m in plan.methods if _reads_scores(m)]
-    if given is not None or section.recipe.epochs or not asking:
+    if given is not None or not asking:
+        return
+    section, classes = plan.benchmark.section("teacher"), len(plan.data.classes)
+    if section.recipe.epochs:
         return
     published = published_classes(section.network, section.options)
     if published is not None and published != classes:

@@ -236,7 +236,6 @@ def test_pictures_of_any_size_and_mode_are_taken(runs, tmp_path, capsys):
         (["evaluate", "scratch", "--folder", "nosuch"], ["there is no such folder"]),
         (["evaluate", "scratch", "--folder", "."], ["must have a folder for each class"]),
         (["export", "scratch", "--format", "tensorflow"], ["invalid choice: 'tensorflow'"]),
-        (["export", "scratch", "--output", "/proc/x"], ["Make room there or choose another --output, then"]),
         (["export", "scratch", "--output", "text.png"], ["text.png is a file. Name a folder by --output."]),
     ],
 )
@@ -247,6 +246,12 @@ def test_mistakes_end_in_a_line(runs, in_an_empty_folder, words, answers, capsys
     said = capsys.readouterr().err
     assert all(answer in said for answer in answers), said
     assert len(said.splitlines()) <= 2
+
+
+def test_a_place_that_cannot_be_written_is_told_with_its_option(runs, capsys):
+    command = ["export", "scratch", "--work-dir", str(runs / "zoo"), "--output", "/proc/x"]
+    assert cli.main(command) == 1
+    assert "or choose another --output, then run the same command again." in capsys.readouterr().err
 
 
 def test_folders_of_other_classes_are_refused(runs, tmp_path):
