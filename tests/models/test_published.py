@@ -47,10 +47,11 @@ CHENYAOFO = "https://github.com/chenyaofo/pytorch-cifar-models, README, CIFAR-10
 WEIAICUNZAI = "https://github.com/weiaicunzai/pytorch-cifar100, README"
 DA2LITE = "https://github.com/da2so/DA2Lite, model_zoo/README.md"
 BEARPAW = "https://github.com/bearpaw/pytorch-classification, README, CIFAR-10"
+CHAHAL = "https://github.com/karanchahal/distiller, models/model_factory.py, CIFAR-10"
 MIRLOHI = "Mirlohi 2025, DATASCI223 final project, counted on the code of https://github.com/DefangChen/SimKD"
 
 # Millions to the decimals that are printed. No printed figure was found of MobileNetV2 at half width,
-# ShuffleNet V1 and V2, VGG-8, -11 and -13, resnet8x4, and ResNets of depth 8, 14, 110 with 1x1 shortcuts.
+# ShuffleNet V1 and V2, VGG-8 and resnet8x4.
 PUBLISHED = [
     ("lenet5", 10, 1, "0.061750", DOSHI),
     ("autoencoder", 100, 3, "0.047355", DOSHI),
@@ -74,6 +75,24 @@ PUBLISHED = [
     ("wrn_16_2", 100, 3, "0.70", OVERHAUL),
     ("wrn_40_1", 10, 3, "0.6", WRN),
     ("wrn_40_2", 10, 3, "2.2", WRN),
+    ("resnet8", 10, 3, "0.078042", CHAHAL),
+    ("resnet14", 10, 3, "0.175258", CHAHAL),
+    ("resnet20", 10, 3, "0.272474", CHAHAL),
+    ("resnet32", 10, 3, "0.466906", CHAHAL),
+    ("resnet44", 10, 3, "0.661338", CHAHAL),
+    ("resnet56", 10, 3, "0.855770", CHAHAL),
+    ("resnet110", 10, 3, "1.730714", CHAHAL),
+    ("resnet18", 10, 3, "11.173962", CHAHAL),
+    ("resnet34", 10, 3, "21.282122", CHAHAL),
+    ("resnet50", 10, 3, "23.520842", CHAHAL),
+    ("resnet101", 10, 3, "42.512970", CHAHAL),
+    ("wrn_16_1", 10, 3, "0.175066", CHAHAL),
+    ("wrn_16_2", 10, 3, "0.691674", CHAHAL),
+    ("wrn_40_1", 10, 3, "0.563930", CHAHAL),
+    ("vgg11", 10, 3, "9.231114", CHAHAL),
+    ("vgg13", 10, 3, "9.416010", CHAHAL),
+    ("vgg16", 10, 3, "14.728266", CHAHAL),
+    ("vgg19", 10, 3, "20.040522", CHAHAL),
     ("vgg16", 10, 3, "14.73", DA2LITE),
     ("vgg19", 10, 3, "20.04", BEARPAW),
     ("vgg19", 100, 3, "20.09", DA2LITE),
