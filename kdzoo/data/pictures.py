@@ -243,6 +243,8 @@ def _upright(picture: Image.Image) -> Image.Image:
 def _turn(picture: Image.Image) -> Image.Transpose | None:
     try:
         return _TURNS.get(picture.getexif().get(ORIENTATION, 1))
+    except MemoryError:
+        raise
     except Exception:
         # Odd metadata make no picture unreadable.
         return None

@@ -115,6 +115,7 @@ def test_a_trusted_pickle_executes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     for name in ("REDUCE", "INST", "OBJ", "STACK_GLOBAL"):
         pickle.loads(HOSTILE[name])
+        assert os.listdir() == ["executed"]
         os.rmdir("executed")
 
 
