@@ -121,6 +121,26 @@ class Session:
             self._raise_fault()
         return sources[source_name(member.method) or ""], images
 
+    @contextmanager
+    def cohort_of(self, seed: int) -> Iterator[Cohort]:
+        """Give all members of a seed as one cohort at its start, artifacts ready, whose steps the caller
+        takes: for measurements.
+
+        Nothing of it is written, and what may be recorded of the members does not matter.
+
+        Raises:
+            KdzooError: an artifact, or a source of soft labels, could not be made.
+        """
+        self._open()
+        with self._closing():
+            planned = self._with_teachers([m for m in self.plan.members if m.seed == seed])
+            self._raise_fault()
+            with self._pipeline("train", seed, self.plan.benchmark.student.recipe.batch_size) as images:
+                teacher = self._teacher_of(planned)
+                cohort, _ = self._cohort(planned, images, teacher)
+                self._raise_fault()
+                yield cohort
+
     def _raise_fault(self) -> None:
         for fault in self.failed.values():
             raise fault
@@ -216,27 +236,36 @@ class Session:
         with self._pipeline("train", planned[0].seed, batch_size) as images:
             self._train_cohort(planned, position, images)
 
-    def _train_cohort(self, planned: list[PlannedMember], position: Position, images: Feed) -> None:
+    def _cohort(
+        self, planned: list[PlannedMember], images: Feed, teacher: Artifact | None
+    ) -> tuple[Cohort, list[PlannedMember]]:
+        """Build the members at their start; those whose source of soft labels failed are left out."""
         plan, seed = self.plan, planned[0].seed
-        recipe = plan.benchmark.student.recipe
-        teacher = self._teacher_of(planned)
         shared = SharedTeacher(teacher.network, plan.benchmark.precision) if teacher else None
         sources = self._sources(planned, images, shared)
         planned = [p for p in planned if (name := source_name(p.method)) is None or name in sources]
-        if not planned:
-            return
         setting = setting_of(plan, teacher=teacher is not None)
         if teacher:
             setting = setting._replace(teacher_head=getattr(teacher.network, "classifier", None))
-        members = {p.method.name: self._member(p, setting) for p in planned}
+        members = [self._member(p, setting) for p in planned]
+        epochs = plan.benchmark.student.recipe.epochs
+        return Cohort(members, images, epochs, shared, sources, seed, setting.classes), planned
+
+    def _train_cohort(self, planned: list[PlannedMember], position: Position, images: Feed) -> None:
+        plan, seed = self.plan, planned[0].seed
+        teacher = self._teacher_of(planned)
+        cohort, planned = self._cohort(planned, images, teacher)
+        if not planned:
+            return
+        members = {m.name: m for m in cohort.members}
         folders = {p.method.name: p.folder for p in planned}
-        start = resume(list(members.values()), folders, self.reporter.message) if position != START else START
+        start = resume(cohort.members, folders, self.reporter.message) if position != START else START
         by_name = {p.method.name: p for p in planned}
-        cohort = Cohort(list(members.values()), images, recipe.epochs, shared, sources, seed, setting.classes)
         train(cohort, Training(
-            title=f"{plan.benchmark.name}, seed {seed}", recipe=recipe, splits=self._judged,
-            reporter=self.reporter, folders=folders, references=teacher.outputs if teacher else {},
-            start=start, checkpoint_seconds=self.checkpoint_seconds,
+            title=f"{plan.benchmark.name}, seed {seed}", recipe=plan.benchmark.student.recipe,
+            splits=self._judged, reporter=self.reporter, folders=folders,
+            references=teacher.outputs if teacher else {}, start=start,
+            checkpoint_seconds=self.checkpoint_seconds,
             on_diverged=lambda member: self._finish(by_name[member.name], member, cohort),
         ))  # fmt: skip
         self.reporter.message(
