@@ -205,13 +205,17 @@ class TeacherBank:
     def _end(self, entry: Entry, error: OSError) -> None:
         self._views.drop_all(entry)
         self._ended.add(entry.key)
-        what = f"{entry.name} is kept"
+        size = f"{entry.view_bytes(self._samples):,} bytes a view"
         if number_of(error) in _READ_ONLY:
-            self._writes, what = False, "it is filled"
+            self._writes = False
+            self._tell_end("nothing", self._folder, size, error)
+        else:
+            self._tell_end(f"nothing of {entry.name!r}", self.place(entry), size, error)
+
+    def _tell_end(self, what: str, where: Path, size: str, error: OSError) -> None:
         self._tell(
-            f"teacher bank: {what} no further: cannot write {self.place(entry)} "
-            f"({entry.view_bytes(self._samples):,} bytes a view): {reason_of(error)}. Training goes on with "
-            f"the teacher; make room there or {ELSEWHERE}."
+            f"teacher bank: {what} is kept from here on: cannot write {where} ({size}): {reason_of(error)}. "
+            f"Training goes on with the teacher; make room there or {ELSEWHERE}."
         )
 
     def _introduce(self, settings: Any) -> None:
@@ -225,7 +229,7 @@ class TeacherBank:
                 write_json(path, settings, ELSEWHERE)
             except StorageError as error:
                 self._writes = False
-                self._tell(f"teacher bank: {error}")
+                self._tell_end("nothing", path, "settings", error)
             return
         except (OSError, ValueError, RecursionError) as error:
             raise KdzooError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections import OrderedDict
 from collections.abc import Callable
@@ -69,7 +70,7 @@ class Views:
             self.drop(found)
             found = None
         if found is None:
-            for place in (folder.parent, folder):
+            for place in (folder.parent, folder, folder / ".lock"):
                 if place.is_symlink():
                     raise OSError(errno.ELOOP, "it is a link, which may lead out of the bank", str(place))
             try:
@@ -77,7 +78,10 @@ class Views:
             except DamagedView as error:
                 self._tell(f"teacher bank: {folder} {error}; its rows are made again.")
                 return None
-            if found is None or found.identity in self._spoilt:
+            if found is not None and found.identity in self._spoilt:
+                found.close()
+                found = None
+            if found is None:
                 return None
             self._keep(found)
         self._open.move_to_end(folder)
@@ -99,7 +103,8 @@ class Views:
         return found
 
     def mine(self, entry: Entry, view: int) -> View | None:
-        """Give a view to be written, begun if there is none, or a complete one; None if another process has it.
+        """Give a view to be written, begun if there is none, or a complete one; None if another process fills
+        it.
 
         Raises:
             OSError: it cannot be written, or there is no room.
@@ -131,7 +136,7 @@ class Views:
         """Take the lock of a view unless another process has it.
 
         Raises:
-            StorageError: the folder cannot be written.
+            OSError: the folder cannot be written, or has no locks.
         """
         if folder not in self._locks:
             lock = open_lock(folder, ELSEWHERE)
@@ -139,6 +144,8 @@ class Views:
                 lock.acquire(timeout=0)
             except Timeout:
                 return False
+            except NotImplementedError as error:
+                raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK)) from error
             self._locks[folder] = lock
         return True
 
