@@ -63,7 +63,7 @@ class View:
     def __init__(self, folder: Path, entry: Entry, samples: int, identity: str, writable: bool) -> None:
         self.folder, self.entry, self.identity, self.writable = folder, entry, identity, writable
         self.count, self.complete = 0, False
-        self._samples = samples
+        self._samples, self._rows = samples, os.fspath(folder / "rows")
         self._slots: Slots = np.full(samples, -1, np.int32)
         self._sums = np.empty(samples, np.uint64)
         self._files: list[int] = []
@@ -151,8 +151,8 @@ class View:
     def current(self) -> bool:
         """Say whether the folder still has these files: another process may have removed them."""
         try:
-            named = os.stat(self.folder / "rows", follow_symlinks=False)
-            return os.path.samestat(named, os.fstat(self._files[0]))
+            named, own = os.stat(self._rows, follow_symlinks=False), os.fstat(self._files[0])
+            return os.path.samestat(named, own)
         except OSError:
             return False
 

@@ -38,6 +38,10 @@ def _name(view: int) -> str:
     return f"view-{view:06d}"
 
 
+def _key(found: View) -> tuple[str, str]:
+    return found.entry.key, found.folder.name
+
+
 class Views:
     """Finds views, opens and begins them. Not for two threads at a time.
 
@@ -49,14 +53,15 @@ class Views:
 
     def __init__(self, folder: Path, samples: int, tell: Callable[[str], None]) -> None:
         self._folder, self._samples, self._tell = folder, samples, tell
-        self._open: OrderedDict[Path, View] = OrderedDict()
+        # By key of the entry and name of the view.
+        self._open: OrderedDict[tuple[str, str], View] = OrderedDict()
         self._locks: dict[Path, FileLock] = {}
         # Of views whose rows were found to be wrong: nothing else at their files says so.
         self._spoilt: set[str] = set()
 
     def numbered(self, view: int) -> list[View]:
         """List what is open of one view, of every entry."""
-        return [found for folder, found in self._open.items() if folder.name == _name(view)]
+        return [found for (_, name), found in self._open.items() if name == _name(view)]
 
     def look(self, entry: Entry, view: int, writable: bool = False) -> View | None:
         """Give a view that is there; None if it is not, or not to be trusted.
@@ -64,12 +69,12 @@ class Views:
         Raises:
             OSError: the system refuses; the files may be sound.
         """
-        folder = place_of(self._folder, entry, view)
-        found = self._open.get(folder)
+        found = self._open.get((entry.key, _name(view)))
         if found is not None and not found.current():
             self.drop(found)
             found = None
         if found is None:
+            folder = place_of(self._folder, entry, view)
             for place in (folder.parent, folder, folder / ".lock"):
                 if place.is_symlink():
                     raise OSError(errno.ELOOP, "it is a link, which may lead out of the bank", str(place))
@@ -84,7 +89,7 @@ class Views:
             if found is None:
                 return None
             self._keep(found)
-        self._open.move_to_end(folder)
+        self._open.move_to_end(_key(found))
         return found
 
     def fresh(self, entry: Entry, view: int) -> View | None:
@@ -116,7 +121,7 @@ class Views:
         if not self.lock(folder):
             return None
         if found is not None:
-            self._open.pop(folder).close()
+            self._open.pop(_key(found)).close()
             found = None
         try:
             # Another process may have filled it, in part or whole, before the lock was free.
@@ -165,8 +170,8 @@ class Views:
 
     def drop(self, found: View) -> None:
         """Let go of a view and of its lock."""
-        if self._open.get(found.folder) is found:
-            del self._open[found.folder]
+        if self._open.get(_key(found)) is found:
+            del self._open[_key(found)]
             self.unlock(found.folder)
         found.close()
 
@@ -182,7 +187,7 @@ class Views:
             self.drop(found)
 
     def _keep(self, found: View) -> None:
-        self._open[found.folder] = found
-        beside = [other for folder, other in self._open.items() if folder.parent == found.folder.parent]
+        self._open[_key(found)] = found
+        beside = [other for other in self._open.values() if other.entry.key == found.entry.key]
         for other in beside[:-OPEN_VIEWS]:
             self.drop(other)
