@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Triplets whose cosines exist at once: on a CPU so few that they stay in its cache, on a GPU so many that it
+# Triplets whose cosines exist at once: on a CPU so few that they stay in its caches, on a GPU so many that it
 # has enough to do; 80 MiB there.
-PORTION = 2**17
+PORTION = 2**18
 PORTION_ON_GPU = 2**22
 
 
@@ -55,11 +55,12 @@ class _Distances(torch.autograd.Function):
         ctx.save_for_backward(*inputs, output)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> Tensor:
         rows, found = ctx.saved_tensors
-        pull: Tensor = (slope + slope.T) * _inverse(found)
-        return pull.sum(dim=1, keepdim=True) * rows - pull @ rows
+        pull = (slope + slope.T) * _inverse(found)
+        turned: Tensor = pull.sum(dim=1, keepdim=True) * rows - pull @ rows
+        return turned
 
 
 def _inverse(found: Tensor) -> Tensor:
@@ -103,7 +104,7 @@ class _AngleDifference(torch.autograd.Function):
         ctx.save_for_backward(output[1])
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, outer: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         return outer * ctx.saved_tensors[0], None, None
 
