@@ -11,7 +11,7 @@ import torch
 from banks import ALL, ENTRY, FAT, FAT_ROWS, SAMPLES, VIEW, batches, fill, marker, right, row_values
 
 from kdzoo.checks import FormError, KdzooError
-from kdzoo.training import bank_views
+from kdzoo.training import bank_files, bank_views
 from kdzoo.training.bank import Entry, bytes_on_disk, needed_bytes
 
 DTYPES = (
@@ -109,6 +109,24 @@ def test_rows_are_written_once(make_bank: Any) -> None:
     fill(bank)
     assert bank.write(ENTRY, VIEW, ALL, row_values(ALL, VIEW + 1))
     assert right(bank, indices=np.array([5, 2]))
+
+
+def test_a_write_that_was_interrupted_at_its_end_is_gone_on_with(make_bank: Any, monkeypatch: Any) -> None:
+    bank = make_bank()
+    assert bank.write(ENTRY, VIEW, ALL[:8], row_values(ALL[:8], VIEW))
+
+    def interrupt(view: object, records: np.ndarray) -> None:
+        if len(records):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bank_files.View, "_add", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            bank.write(ENTRY, VIEW, ALL[8:16], row_values(ALL[8:16], VIEW))
+    assert bank.write(ENTRY, VIEW, ALL[12:20], row_values(ALL[12:20], VIEW))
+    for reader in (bank, make_bank()):
+        assert reader.rows(ENTRY, VIEW) == 20
+        assert right(reader, indices=ALL[:20])
 
 
 def test_who_reads_cannot_write_into_the_bank(make_bank: Any) -> None:

@@ -63,6 +63,20 @@ def test_a_full_disk_ends_the_keeping_of_that_entry_alone(
     assert len(said) == 1
 
 
+@pytest.mark.parametrize("name", ["EOPNOTSUPP", "EINVAL"])
+def test_a_file_system_that_gives_no_room_beforehand_is_written_all_the_same(
+    make_bank: Any, said: list[str], monkeypatch: Any, name: str
+) -> None:
+    def refuse(*arguments: int) -> None:
+        raise OSError(getattr(errno, name), "refused")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    bank = make_bank()
+    fill(bank)
+    assert right(bank)
+    assert not said
+
+
 def test_given_room_a_later_run_keeps_what_found_none(
     make_bank: Any, said: list[str], small_disk: Path
 ) -> None:
