@@ -146,6 +146,15 @@ def test_vectors_and_gradient_are_those_of_a_whole_decomposition(shape):
     torch.testing.assert_close(slope, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
 
 
+@pytest.mark.parametrize("width", [3, 4, 5, 6, 7, 8, 14])
+def test_vectors_of_a_sample_do_not_depend_on_its_place_in_the_batch(width):
+    matrices = torch.rand(16, 128, width, generator=torch.Generator().manual_seed(width))
+    order = torch.arange(15, -1, -1)[:9]
+    whole, some = leading_vectors(matrices, 2), leading_vectors(matrices[order], 2)
+    assert torch.equal(whole.vectors[order], some.vectors)
+    assert torch.equal(whole.values[order], some.values)
+
+
 def test_nothing_is_decomposed_but_the_smaller_gram_matrix(pair):
     seen = []
 
@@ -162,9 +171,9 @@ def test_nothing_is_decomposed_but_the_smaller_gram_matrix(pair):
         loss, _ = loss_and_gradients(outputs.student.stages, outputs.teacher.stages)
         distiller.digest(outputs.teacher)
     assert loss > 0
-    # 15 x 6 and 4 x 7, for the student and the teacher, and again for the class's digest.
+    # 15 x 6, filled up to 8, and 4 x 7, for the student and the teacher, and again for the class's digest.
     assert [name for name, _ in seen] == ["_linalg_eigh"] * 6
-    assert [shape for _, shape in seen] == [(6, 6, 6), (6, 4, 4)] * 3
+    assert [shape for _, shape in seen] == [(6, 8, 8), (6, 4, 4)] * 3
 
 
 @pytest.mark.parametrize("shape", [(9, 5), (4, 8)], ids=["tall", "wide"])
