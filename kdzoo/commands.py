@@ -242,3 +242,33 @@ def evaluate(options: argparse.Namespace, given: list[str]) -> int:
         )
         print(evaluate_student(student, folder=options.folder, data_root=options.data_root))
     return OK
+
+
+def work_list(options: argparse.Namespace, given: list[str]) -> int:
+    """Show what a work directory holds."""
+    from kdzoo.results.holdings import find_things
+    from kdzoo.work import listing
+
+    print(listing(options.work_dir, find_things(options.work_dir), verbose=options.verbose))
+    return OK
+
+
+def work_remove(options: argparse.Namespace, given: list[str]) -> int:
+    """Remove things of a work directory, but for those that a running process holds."""
+    from kdzoo.results.holdings import find_things
+    from kdzoo.results.words import printable, sized
+    from kdzoo.work import free, select
+
+    things, would = find_things(options.work_dir), options.dry_run
+    chosen = select(things, options.what, options.work_dir, finished=options.finished)
+    freed = held = 0
+    for thing in chosen:
+        name = printable(thing.name)
+        if free(thing, dry_run=would):
+            freed += thing.size
+            print(f"{'would remove' if would else 'removed'} {name}: {sized(thing.size)}")
+        else:
+            held += 1
+            print(f"{name}: a running process uses it, so it stays.", file=sys.stderr)
+    print(f"{sized(freed)} {'would be freed' if would else 'freed'}" if chosen else "nothing to remove")
+    return FAULT if held else OK
