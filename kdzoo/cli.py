@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import gc
 import io
 import sys
 from collections.abc import Callable, Sequence
@@ -306,6 +307,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output went away, as `| head` does.
         sys.stderr.close()
         return FAULT
+    finally:
+        # Whoever called this in a process of their own goes on with all that is theirs.
+        gc.unfreeze()
 
 
 if __name__ == "__main__":
