@@ -1,0 +1,106 @@
+"""The limit: one bare pass of the teacher, and a bare step of each student with its method's own loss.
+
+Networks, distillers, teacher, precision and layout are those of a kdzoo cohort; nothing else of it is there:
+random batches lie ready on the device, and torch's own optimizer moves the weights.
+"""
+
+from __future__ import annotations
+
+import copy
+from itertools import cycle
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdzoo.distillers import Distiller
+from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, probabilities, scores, widened
+from kdzoo.training.cohort import Cohort
+
+from .clock import Marks
+from .pair import EPOCHS, Pair
+
+BATCHES = 4
+
+
+class Limit:
+    """What the arithmetic of a cohort alone costs.
+
+    Args:
+        pair: networks and shapes.
+        cohort: of kdzoo; its teacher is used, its students are copied.
+        precision: "float32" or "bf16".
+    """
+
+    def __init__(self, pair: Pair, cohort: Cohort, precision: str) -> None:
+        self._precision = precision
+        self._teacher = None if cohort.teacher is None else cohort.teacher.network
+        self.bare = {member.name: _Bare(member, pair.optimizer) for member in cohort.members}
+        draw = torch.Generator().manual_seed(0)
+        shape = pair.batch_size, pair.data.channels, cohort.images.size, cohort.images.size
+        classes = len(pair.data.classes)
+        rows = torch.rand(classes, classes, generator=draw) + 0.5
+        self._rows = (rows / rows.sum(dim=1, keepdim=True)).to(pair.device)
+        self._batches = cycle(
+            Batch(
+                torch.randn(shape, generator=draw).to(pair.device),
+                torch.randint(classes, shape[:1], generator=draw).to(pair.device),
+                None,
+            )
+            for _ in range(BATCHES)
+        )
+
+    def step(self, marks: Marks, methods: tuple[str, ...]) -> None:
+        """Take one step of some methods.
+
+        Args:
+            marks: where time is spent.
+            methods: of the cohort's.
+        """
+        batch = next(self._batches)
+        output: Any = None
+        if self._teacher is not None:
+            marks("teacher")
+            with torch.no_grad():
+                output = self._run(self._teacher, batch.images)
+        for method in methods:
+            marks(method)
+            self._student(self.bare[method], batch, output)
+
+    def _student(self, bare: _Bare, batch: Batch, teacher: ModelOutput) -> None:
+        distiller, digest = bare.distiller, {}
+        if distiller.needs_teacher():
+            digest = distiller.detached_digest(teacher)
+        soft: Any = None
+        if "soft_labels" in distiller.needs:
+            soft = probabilities(self._rows[batch.labels]) if bare.by_class else scores(teacher.logits)
+        bare.optimizer.zero_grad()
+        output = self._run(bare.network, batch.images)
+        terms = distiller.terms(output, Guide(soft, digest), batch, Progress(EPOCHS // 2, EPOCHS, 0, 1))
+        torch.stack(list(terms.values())).sum().backward()
+        bare.optimizer.step()
+
+    def _run(self, network: nn.Module, images: Tensor) -> ModelOutput:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._precision == "bf16"):
+            output: ModelOutput = network(images)
+        return widened(output)
+
+
+class _Bare:
+    """A student with its distiller and torch's own optimizer, all it takes for a step."""
+
+    def __init__(self, member: Any, optimizer: dict[str, Any]) -> None:
+        self.network: nn.Module = copy.deepcopy(member.network)
+        self.distiller: Distiller = copy.deepcopy(member.distiller)
+        # Soft labels of a class are looked up; a teacher's are made of its logits.
+        self.by_class = member.source not in (None, "teacher")
+        parameters = [*self.network.parameters(), *self.distiller.parameters()]
+        options = {name: value for name, value in optimizer.items() if name != "type"}
+        self.optimizer = getattr(torch.optim, optimizer["type"])(parameters, **options)
+
+    @property
+    def resident(self) -> int:
+        """Bytes of weights, gradients, momentum and buffers."""
+        modules = (self.network, self.distiller)
+        weights = sum(p.numel() * p.element_size() for m in modules for p in m.parameters())
+        return 3 * weights + sum(b.numel() * b.element_size() for m in modules for b in m.buffers())
