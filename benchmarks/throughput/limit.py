@@ -30,6 +30,10 @@ class Limit:
         pair: networks and shapes.
         cohort: of kdzoo; its teacher is used, its students are copied.
         precision: "float32" or "bf16".
+
+    Attributes:
+        bare: the students, by method.
+        size: height and width of the images in pixels.
     """
 
     def __init__(self, pair: Pair, cohort: Cohort, precision: str) -> None:
@@ -37,7 +41,8 @@ class Limit:
         self._teacher = None if cohort.teacher is None else cohort.teacher.network
         self.bare = {member.name: _Bare(member, pair.optimizer) for member in cohort.members}
         draw = torch.Generator().manual_seed(0)
-        shape = pair.batch_size, pair.data.channels, cohort.images.size, cohort.images.size
+        self.size = cohort.images.size
+        shape = pair.batch_size, pair.data.channels, self.size, self.size
         classes = len(pair.data.classes)
         rows = torch.rand(classes, classes, generator=draw) + 0.5
         self._rows = (rows / rows.sum(dim=1, keepdim=True)).to(pair.device)

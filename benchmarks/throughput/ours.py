@@ -36,23 +36,34 @@ class Steps:
 
     Args:
         cohort: at its start.
+
+    Attributes:
+        cohort: the same.
     """
 
     def __init__(self, cohort: Cohort) -> None:
-        self._cohort = cohort
+        self.cohort = cohort
         self._taken = 0
 
-    def __call__(self, marks: Marks | None = None) -> None:
+    def __call__(self, marks: Marks | None = None) -> dict[str, float]:
         """Take the next step, whole.
+
+        Returns:
+            Seconds of what members share and of each member, by kdzoo's own clocks.
 
         Raises:
             BaseException: whatever set a member aside, since the others' step is not the whole one.
         """
-        self._cohort.train_step(divmod(self._taken, self._cohort.images.steps))
+        before = self._clocks()
+        self.cohort.train_step(divmod(self._taken, self.cohort.images.steps))
         self._taken += 1
-        for member in self._cohort.members:
+        for member in self.cohort.members:
             if member.fault is not None:
                 raise member.fault
+        return {name: now - before[name] for name, now in self._clocks().items()}
+
+    def _clocks(self) -> dict[str, float]:
+        return {"shared": self.cohort.seconds, **{m.name: m.seconds for m in self.cohort.members}}
 
 
 def fill_bank(pair: Pair, methods: Sequence[str], precision: str, bank: Path) -> None:

@@ -20,29 +20,58 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # Above this size glibc's threshold does not grow by itself: DEFAULT_MMAP_THRESHOLD_MAX of malloc.c, 64 bits.
 SETTLED = 32 << 20
 RAISED = 1 << 30
+BLOCK = 64 << 20
 
 
-def libc() -> ctypes.CDLL | None:
-    """Give glibc, or None where the C library is another."""
-    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+class Allocator:
+    """glibc's thresholds, which say what becomes of freed memory.
 
-
-def set_thresholds(raised: bool) -> None:
-    """Let freed memory stay with the process, or go back as glibc does it unless it is told otherwise.
-
-    glibc's own thresholds move: they follow the largest blocks that were freed, up to 32 MiB. They are set to
-    where a training brings them at once, since they stay put after the first mallopt.
-
-    Args:
-        raised: whether large blocks are kept.
+    Attributes:
+        raised: whether large blocks stay with the process; None until it is set.
     """
-    if (c := libc()) is None:
-        return
-    c.mallopt(M_MMAP_THRESHOLD, RAISED if raised else SETTLED)
-    c.mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if raised else 2 * SETTLED)
-    if not raised:
-        # What the raised thresholds kept would otherwise serve the next step.
-        c.malloc_trim(0)
+
+    def __init__(self) -> None:
+        self.raised: bool | None = None
+        self._libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+        self._given_back = 0
+
+    @property
+    def there(self) -> bool:
+        """Say whether the C library is glibc."""
+        return self._libc is not None
+
+    def set(self, raised: bool) -> None:
+        """Let freed memory stay with the process, or go back as glibc does it unless it is told otherwise.
+
+        glibc's own thresholds move: they follow the largest blocks that were freed, up to 32 MiB. They are
+        set to where a training brings them at once, since they stay put after the first mallopt. What each
+        setting would have of memory is made again, so that no step pays for the one before.
+
+        Args:
+            raised: whether large blocks are kept.
+        """
+        if self._libc is None or raised == self.raised:
+            return
+        self._libc.mallopt(M_MMAP_THRESHOLD, RAISED if raised else SETTLED)
+        self._libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if raised else 2 * SETTLED)
+        if raised:
+            # Pages that the process would have kept are asked for again, in blocks that stay in its heap.
+            blocks = [torch.zeros(BLOCK, dtype=torch.uint8) for _ in range(self._given_back // BLOCK)]
+            del blocks
+        else:
+            before = _resident()
+            self._libc.malloc_trim(0)
+            self._given_back = max(self._given_back, before - _resident())
+        self.raised = raised
+
+
+ALLOCATOR = Allocator()
+
+
+def _resident() -> int:
+    """Give the bytes of this process that are in memory."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
@@ -59,7 +88,7 @@ class Surroundings:
 
     def enter(self) -> None:
         """Set them; the process's own runtime must be kdzoo's."""
-        set_thresholds(self.raised)
+        ALLOCATOR.set(self.raised)
         if torch.cuda.is_available():
             torch.use_deterministic_algorithms(self.kdzoo, warn_only=True)
             torch.backends.cudnn.allow_tf32 = not self.kdzoo
@@ -89,5 +118,5 @@ def machine(device: torch.device) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "flags": sorted(processor_flags() & set(flags)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "allocator": "glibc" if libc() else "not glibc: its thresholds are as they come",
+        "allocator": "glibc" if ALLOCATOR.there else "not glibc: its thresholds are as they come",
     }
