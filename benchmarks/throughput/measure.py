@@ -23,7 +23,7 @@ from .clock import take_rounds
 from .contestants import Line
 from .numbers import Record, bare_steps, ratios, spread
 from .pair import METHODS, Pair, load_pair
-from .surroundings import Surroundings, machine
+from .surroundings import ALLOCATOR, Surroundings, machine
 
 
 @contextmanager
@@ -65,6 +65,7 @@ def measure(options: Namespace) -> Record:
     with working(options) as (pair, work), runtime(pair.device, options.threads), ExitStack() as held:
         say(f"{pair.benchmark}: {pair.told}")
         Surroundings().enter()
+        held.callback(ALLOCATOR.set, False)
         load_before, began = _load(), time.time()
         line = Line(pair, options.counts, options.contestants, options.precisions, held, say)
         steps = options.steps or (1 if pair.device.type == "cpu" else 10)
