@@ -1,5 +1,4 @@
-"""The losses of the zoo written plainly: a paper's formula with torch's usual operations, as in a loop of one's
-own.
+"""The losses of the zoo written plainly: the papers' formulas in torch's usual operations.
 
 They are what the zoo's losses are measured against, for time and for values on ordinary batches. They lack
 what the zoo's have beyond that: equal rows, zero maps, equal singular values, and large logits give NaN or
