@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -100,7 +101,7 @@ class Line:
         if precision == "float32":
             self.contestants.append(Contestant("teacher as it comes", "teacher", precision, passing))
 
-    def _steps(self, methods: Sequence[str], precision: str, bank: object = None) -> ours.Steps:
+    def _steps(self, methods: Sequence[str], precision: str, bank: Path | None = None) -> ours.Steps:
         cohort = ours.cohort_of(self._pair, methods, precision, bank)
         return ours.Steps(self._held.enter_context(cohort))
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import RandomSampler
 
 from kdzoo.functional.stages import StagePair
+from kdzoo.outputs import ModelOutput
 
 from .clock import Contestant, Marks
 from .hints import hint_of, pooled, regressor_of, stage_pairs
@@ -51,7 +52,7 @@ class Exposed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Give the logits; everything else is seen by hooks."""
-        output = self.network(images)
+        output: ModelOutput = self.network(images)
         self.embedding(output.embedding)
         for place, (stage, size) in enumerate(self.wanted):
             seen = self.get_submodule(f"stage{place}")(pooled(output.stages[stage], size))

@@ -123,9 +123,9 @@ def plot(record: Record, path: Path) -> None:
     axes.set_xticks(record["counts"])
     axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
     axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-    low, high = axes.get_ylim()
+    bottom, top = axes.get_ylim()
     ticks = [b * 10.0**e for e in range(-4, 4) for b in (1, 2, 5)]
-    axes.set_yticks([t for t in ticks if low <= t <= high])
+    axes.set_yticks([t for t in ticks if bottom <= t <= top])
     axes.set_xlabel("number of methods, in the order of Table 8")
     axes.set_ylabel("seconds for one training step of all of them")
     machine = record["machine"]

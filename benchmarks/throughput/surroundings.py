@@ -97,7 +97,7 @@ class Surroundings:
 def has_bf16(device: torch.device) -> bool:
     """Say whether a device computes in bfloat16 faster than in float32: a GPU's cores, avx512_bf16 or amx."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool({"avx512_bf16", "amx_bf16"} & processor_flags())
 
 

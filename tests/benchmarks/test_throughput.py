@@ -1,4 +1,4 @@
-"""benchmarks/throughput: the command runs on the tiny zoo; numbers, tables and plots come of records alone."""
+"""benchmarks/throughput: the command runs, and tables and plots come of records alone."""
 
 import importlib
 import json
