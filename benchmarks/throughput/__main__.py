@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdzoo.checks import KdzooError
+from kdzoo.checks import KdzooError, UsageError
 
 GROUPS = ("limit", "kdzoo", "bank", "alone", "torchdistill", "plain", "memory", "losses")
 RESULTS = Path(__file__).parent / "results"
@@ -58,6 +58,12 @@ def parser() -> argparse.ArgumentParser:
     measure.add_argument("--counts", type=_counts, default=[1, 3, 6, 9], help="numbers of methods")
     measure.add_argument("--steps", type=int, help="in a row for a sample (default: CPU 1, GPU 10)")
     measure.add_argument("--settle", type=float, default=0.1, help="seconds before each sample")
+    measure.add_argument(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="cpu: seconds of the process's own work, where others use the cores; with --threads 1",
+    )
     measure.add_argument("--precisions", type=_list, default=["float32", "bf16"])
     measure.add_argument("--contestants", type=_groups, default=list(GROUPS), help=", ".join(GROUPS))
     measure.add_argument("--output", type=Path, default=RESULTS, help="folder of records and plots")
@@ -86,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             from .measure import measure, write
 
+            if options.clock == "cpu" and options.threads != 1:
+                # Threads that wait for each other spin, which would count as work.
+                raise UsageError("--clock cpu: it needs --threads 1.")
             _show([write(measure(options), options.output)], None, form="simple")
     except KdzooError as fault:
         print(fault, file=sys.stderr)

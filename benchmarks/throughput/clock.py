@@ -12,19 +12,27 @@ import torch
 
 from .surroundings import Surroundings
 
+# Seconds of the wall are what everybody means; those of the process's own work hold where others use the cores
+# at the same time. With one thread both are the same on an idle machine.
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+
 
 class Marks:
     """Where in a step time is spent: called with the name of the part that begins.
 
     On CUDA they are events, so that nothing waits inside of a step.
+
+    Args:
+        device: where the work is done.
+        clock: of CLOCKS.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+    def __init__(self, device: torch.device, clock: str = "wall") -> None:
+        self._cuda, self._now = device.type == "cuda", CLOCKS[clock]
         self._begun: list[tuple[str, Any]] = []
 
     def __call__(self, part: str) -> None:
-        moment: Any = time.perf_counter()
+        moment: Any = self._now()
         if self._cuda:
             moment = torch.cuda.Event(enable_timing=True)
             moment.record()
@@ -68,26 +76,27 @@ class Contestant:
     parts: dict[str, list[float]] = field(default_factory=dict)
     faults: list[int] = field(default_factory=list)
 
-    def take(self, device: torch.device, steps: int, settle: float) -> None:
+    def take(self, device: torch.device, steps: int, settle: float, clock: str = "wall") -> None:
         """Time some steps in a row, and keep the mean of them as this round's sample.
 
         Args:
             device: where the work is done; it is waited for before and after, and not between.
             steps: how many.
             settle: seconds to wait first, so that whoever was working ahead for another has finished.
+            clock: of CLOCKS.
         """
         self.surroundings.enter()
         time.sleep(settle)
-        marks = Marks(device)
+        marks, now = Marks(device, clock), CLOCKS[clock]
         _wait(device)
-        faults, began = _page_faults(), time.perf_counter()
+        faults, began = _page_faults(), now()
         told = [self.step(marks) or {} for _ in range(steps)]
         marks("end")
         _wait(device)
-        self.seconds.append((time.perf_counter() - began) / steps)
+        self.seconds.append((now() - began) / steps)
         self.faults.append((_page_faults() - faults) // steps)
-        # What is told by the host's clocks says nothing of a GPU that works behind them.
-        own = told if device.type == "cpu" else []
+        # What kdzoo tells is of the wall, and says nothing of a GPU that works behind it.
+        own = told if device.type == "cpu" and clock == "wall" else []
         parts = [marks.seconds(), *own]
         for part in dict.fromkeys(name for found in parts for name in found):
             took = sum(found.get(part, 0.0) for found in parts)
@@ -121,7 +130,7 @@ class Contestant:
 
 def take_rounds(
     contestants: Sequence[Contestant], rounds: int, device: torch.device, *, steps: int, settle: float,
-    say: Callable[[str], None],
+    clock: str, say: Callable[[str], None],
 ) -> None:  # fmt: skip
     """Let every contestant take its steps once in each round, after a round that is not kept.
 
@@ -133,13 +142,14 @@ def take_rounds(
         device: where the work is done.
         steps: of a sample.
         settle: seconds before each sample.
+        clock: of CLOCKS.
         say: is told how far it is.
     """
     stride = max(1, len(contestants) // (rounds + 1))
     for number in range(rounds + 1):
         began, first = time.perf_counter(), number * stride % len(contestants)
         for contestant in [*contestants[first:], *contestants[:first]]:
-            contestant.take(device, steps, settle)
+            contestant.take(device, steps, settle, clock)
             if number == 0:
                 contestant.forget()
         say(f"round {number} of {rounds}: {time.perf_counter() - began:.0f} s{'' if number else ', warm-up'}")

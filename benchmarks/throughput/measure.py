@@ -70,7 +70,13 @@ def measure(options: Namespace) -> Record:
         line = Line(pair, options.counts, options.contestants, options.precisions, held, say)
         steps = options.steps or (1 if pair.device.type == "cpu" else 10)
         take_rounds(
-            line.contestants, options.rounds, pair.device, steps=steps, settle=options.settle, say=say
+            line.contestants,
+            options.rounds,
+            pair.device,
+            steps=steps,
+            settle=options.settle,
+            clock=options.clock,
+            say=say,
         )
         record: Record = {
             "schema": 1,
@@ -80,6 +86,7 @@ def measure(options: Namespace) -> Record:
             "batch": pair.batch_size,
             "rounds": options.rounds,
             "steps of a sample": steps,
+            "clock": options.clock,
             "lr": pair.lr,
             "machine": machine(pair.device),
             "load before and after": [load_before, _load()],

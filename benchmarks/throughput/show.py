@@ -36,7 +36,11 @@ def table(record: Record, form: str = "simple") -> str:
     rows = [
         [label, *(_seconds(by_count.get(n)) for n in counts)] for label, by_count in costs(record).items()
     ]
-    titles = ["seconds a step, median [quartiles]", *(f"{n} method{'s' if n > 1 else ''}" for n in counts)]
+    clock = "" if record["clock"] == "wall" else " of the process's own work"
+    titles = [
+        f"seconds a step{clock}, median [quartiles]",
+        *(f"{n} method{'s' if n > 1 else ''}" for n in counts),
+    ]
     parts = [about, tabulate(rows, titles, tablefmt=form, disable_numparse=True)]
     parts.append(_ratio_table(record, counts, form))
     parts += _small_tables(record, form)
@@ -132,7 +136,7 @@ def plot(record: Record, path: Path) -> None:
     axes.set_title(
         f"{' -> '.join(record['pair']['networks'])} on {record['pair']['name']}, batch {record['batch']}\n"
         f"{machine['device_name']}, {machine['threads']} threads; medians of {record['rounds']} rounds, "
-        "quartiles shaded",
+        f"quartiles shaded{'' if record['clock'] == 'wall' else '; CPU time of the process'}",
         fontsize=10,
     )
     axes.grid(alpha=0.3, which="both")
