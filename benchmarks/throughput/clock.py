@@ -12,8 +12,8 @@ import torch
 
 from .surroundings import Surroundings
 
-# Seconds of the wall are what everybody means; those of the process's own work hold where others use the cores
-# at the same time. With one thread both are the same on an idle machine.
+# Everybody means seconds of the wall. Those of the process's own work hold where others use the cores at the
+# same time; with one thread both are the same on an idle machine.
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
