@@ -22,7 +22,7 @@ from kdzoo.training.plan import Plan
 
 from ..steps.measure import part
 
-# Table 8 in the order of its cost: no method's place in it depends on what was measured.
+# Those of Table 8, in an order that depends on nothing that is measured.
 METHODS = ("kd", "dkd", "reffakd", "at", "pkt", "rkd", "fitnet", "kdsvd", "dkd+reffakd")
 # Epochs that schedules are told of; none of them is trained to its end.
 EPOCHS = 200

@@ -31,7 +31,7 @@ def table(record: Record, form: str = "simple") -> str:
     """
     counts, head = record["counts"], f"{record['pair']['name']}: {' -> '.join(record['pair']['networks'])}"
     machine = record["machine"]
-    device = f"{machine['device_name']}, {machine['threads']} threads, torch {machine['versions']['torch']}"
+    device = f"{machine['device_name']}, {_threads(machine)}, torch {machine['versions']['torch']}"
     about = f"{head}, batch {record['batch']}, {record['rounds']} rounds; {device}"
     rows = [
         [label, *(_seconds(by_count.get(n)) for n in counts)] for label, by_count in costs(record).items()
@@ -46,6 +46,10 @@ def table(record: Record, form: str = "simple") -> str:
     parts += _small_tables(record, form)
     parts += [f"Left out: {line}." for line in record["left_out"]]
     return "\n\n".join(part for part in parts if part)
+
+
+def _threads(machine: dict[str, Any]) -> str:
+    return "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
 
 
 def _seconds(values: Sequence[float] | None) -> str:
@@ -130,12 +134,12 @@ def plot(record: Record, path: Path) -> None:
     bottom, top = axes.get_ylim()
     ticks = [b * 10.0**e for e in range(-4, 4) for b in (1, 2, 5)]
     axes.set_yticks([t for t in ticks if bottom <= t <= top])
-    axes.set_xlabel("number of methods, in the order of Table 8")
+    axes.set_xlabel("number of methods of Table 8, always in the same order")
     axes.set_ylabel("seconds for one training step of all of them")
     machine = record["machine"]
     axes.set_title(
         f"{' -> '.join(record['pair']['networks'])} on {record['pair']['name']}, batch {record['batch']}\n"
-        f"{machine['device_name']}, {machine['threads']} threads; medians of {record['rounds']} rounds, "
+        f"{machine['device_name']}, {_threads(machine)}; medians of {record['rounds']} rounds, "
         f"quartiles shaded{'' if record['clock'] == 'wall' else '; CPU time of the process'}",
         fontsize=10,
     )
