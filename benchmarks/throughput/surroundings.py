@@ -20,7 +20,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # Above this size glibc's threshold does not grow by itself: DEFAULT_MMAP_THRESHOLD_MAX of malloc.c, 64 bits.
 SETTLED = 32 << 20
 RAISED = 1 << 30
-BLOCK = 64 << 20
+BLOCK, SMALLEST_HOLE = 64 << 20, 1 << 20
 
 
 class Allocator:
@@ -34,6 +34,12 @@ class Allocator:
         self.raised: bool | None = None
         self._libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
         self._given_back = 0
+        self._plugs: list[int] = []
+        if self._libc is not None:
+            self._libc.malloc.restype = self._libc.sbrk.restype = ctypes.c_void_p
+            self._libc.malloc.argtypes = [ctypes.c_size_t]
+            self._libc.free.argtypes = [ctypes.c_void_p]
+            self._libc.sbrk.argtypes = [ctypes.c_ssize_t]
 
     @property
     def there(self) -> bool:
@@ -52,17 +58,42 @@ class Allocator:
         """
         if self._libc is None or raised == self.raised:
             return
-        self._libc.mallopt(M_MMAP_THRESHOLD, RAISED if raised else SETTLED)
-        self._libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if raised else 2 * SETTLED)
         if raised:
+            for plug in self._plugs:
+                self._libc.free(plug)
+            self._plugs = []
+            self._thresholds(RAISED, 2**31 - 1)
             # Pages that the process would have kept are asked for again, in blocks that stay in its heap.
             blocks = [torch.zeros(BLOCK, dtype=torch.uint8) for _ in range(self._given_back // BLOCK)]
             del blocks
         else:
             before = _resident()
-            self._libc.malloc_trim(0)
+            self._plug()
             self._given_back = max(self._given_back, before - _resident())
+            self._thresholds(SETTLED, 2 * SETTLED)
         self.raised = raised
+
+    def _thresholds(self, mmap: int, trim: int) -> None:
+        assert self._libc is not None
+        self._libc.mallopt(M_MMAP_THRESHOLD, mmap)
+        self._libc.mallopt(M_TRIM_THRESHOLD, trim)
+
+    def _plug(self) -> None:
+        """Give the memory of the heap's holes back and take the holes, so that no step finds a place there: a
+        process that never kept freed memory has none, and glibc looks there before it asks the system."""
+        assert self._libc is not None
+        self._thresholds(RAISED, 2**31 - 1)
+        self._libc.malloc_trim(0)
+        size = RAISED // 2
+        while size >= SMALLEST_HOLE:
+            end = self._libc.sbrk(0)
+            place = self._libc.malloc(size)
+            if place is not None and place < end == self._libc.sbrk(0):
+                self._plugs.append(place)
+                continue
+            self._libc.free(place)
+            self._libc.malloc_trim(0)
+            size //= 2
 
 
 ALLOCATOR = Allocator()
