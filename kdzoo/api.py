@@ -28,6 +28,7 @@ from kdzoo.sources.base import ClassSource, check_soft_labels
 from kdzoo.training.benchmark import load_benchmark
 from kdzoo.training.choices import check_workers
 from kdzoo.training.evaluation import chunk_of
+from kdzoo.training.execution import compiling
 from kdzoo.training.faults import told
 from kdzoo.training.plan import Plan, make_plan
 from kdzoo.training.reporter import Reporter, choose_reporter
@@ -119,6 +120,11 @@ def plan(
     student: str | None = None,
     teacher: str | None = None,
     data: str | Dataset | Sequence[Any] | None = None,
+    compile: str = "auto",
+    views: int | None = None,
+    teacher_bank: str | Path = "auto",
+    bank_limit: float = 4.0,
+    digests: str = "own",
 ) -> Plan:
     """Resolve and check what `run` would do; nothing is trained.
 
@@ -133,7 +139,8 @@ def plan(
         data_root: where the data's files are; None looks in the usual places.
         work_dir: where artifacts, checkpoints and records are kept.
         device: "cpu", "cuda", "cuda:1"; None takes a GPU if there is one.
-        precision: "float32" or "bf16".
+        precision: "float32", "bf16", or "auto": bf16 for wide networks where the device has instructions for
+            it (`kdzoo.training.execution.chosen_precision`).
         teacher_checkpoint: a teacher of your own (.safetensors, or .pt with tensors alone).
         cfg_options: config entries by dotted name, for example {"recipe.batch_size": 128}.
         student: another network for the student: a name of `kdzoo list models`, "timm:NAME",
@@ -142,6 +149,13 @@ def plan(
         data: another data set: a name with options, as in "image_folder:size=96"; what `kdzoo.from_arrays`
             gives; or the four arrays (train_images, train_labels, test_images, test_labels) that it takes.
             The benchmark then takes the data's name.
+        compile: "on", "off" or "auto": whether `torch.compile` makes the passes of students and teacher.
+        views: epochs after which the augmentation repeats; None has new views in every epoch.
+        teacher_bank: where the teacher's answers are kept and read again: "auto" for the work directory, a
+            folder, or "off". It changes no number.
+        bank_limit: of a bank, in GB; what does not fit is computed anew in every step.
+        digests: "float16" rounds the teacher's answers to 16 bits, kept or not, for banks of half the size;
+            "own" leaves them as they are.
 
     Raises:
         UsageError: all that is wrong, a line each.
@@ -157,6 +171,9 @@ def plan(
         student=student,
         teacher=teacher,
         data=data if isinstance(data, str) else None if dataset is None else dataset.name,
+        compile=compile,
+        views=views,
+        digests=digests,
     )
     made = make_plan(
         settings,
@@ -167,6 +184,8 @@ def plan(
         data_root=None if data_root is None else Path(data_root),
         teacher_checkpoint=None if teacher_checkpoint is None else Path(teacher_checkpoint),
         dataset=dataset,
+        teacher_bank=teacher_bank,
+        bank_limit=bank_limit,
     )
     if teacher is None or any("teacher" in member.artifacts for member in made.members):
         return made
@@ -221,7 +240,7 @@ def execute(
     reporter = reporter or Reporter()
     for remark in planned.remarks:
         reporter.message(remark)
-    with runtime(planned.device, threads):
+    with runtime(planned.device, threads), compiling(planned.compiled):
         session = Session(planned, reporter, command, workers=check_workers(workers))
         try:
             session.run()

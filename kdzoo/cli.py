@@ -223,7 +223,43 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="artifacts, checkpoints, records (default: work_dirs)",
     )
-    add("--precision", default="float32", metavar="NAME", help="float32 or bf16 (default: float32)")
+    add(
+        "--precision",
+        default="float32",
+        metavar="NAME",
+        help="float32, bf16, or auto: bf16 for wide networks where the device has it (default: float32)",
+    )
+    add(
+        "--compile",
+        default="auto",
+        metavar="CHOICE",
+        help="on, off or auto: passes made by torch.compile; auto is off (default: auto)",
+    )
+    add(
+        "--views",
+        type=int,
+        metavar="V",
+        help="let the augmentation repeat every V epochs (default: new views in every epoch)",
+    )
+    add(
+        "--teacher-bank",
+        default="auto",
+        metavar="DIR",
+        help="keep what the teacher says, and read it again: auto (in the work directory), off, or a folder",
+    )
+    add(
+        "--bank-limit",
+        type=float,
+        default=4.0,
+        metavar="GB",
+        help="size of a teacher bank; what does not fit is computed anew in every step (default: 4)",
+    )
+    add(
+        "--digests",
+        default="own",
+        metavar="NAME",
+        help="float16 rounds the teacher's answers, kept or not, for banks of half the size (default: own)",
+    )
     _add_device(bench)
     add(
         "--workers",

@@ -38,7 +38,8 @@ def bench(options: argparse.Namespace, given: list[str]) -> int:
             device=options.device, precision=options.precision,
             teacher_checkpoint=options.teacher_checkpoint,
             cfg_options=parse_cfg_options(options.cfg_options), student=options.student,
-            teacher=options.teacher, data=options.data,
+            teacher=options.teacher, data=options.data, compile=options.compile, views=options.views,
+            teacher_bank=options.teacher_bank, bank_limit=options.bank_limit, digests=options.digests,
         )  # fmt: skip
     with runtime(planned.device, options.threads):
         if options.dry_run:
@@ -99,6 +100,7 @@ def describe(planned: Plan) -> str:
     """
     from kdzoo.results.words import counted
     from kdzoo.training.estimate import estimate
+    from kdzoo.training.planned_bank import describe_bank
     from kdzoo.training.reporter import duration
 
     benchmark, data, recipe = planned.benchmark, planned.data, planned.benchmark.student.recipe
@@ -108,7 +110,7 @@ def describe(planned: Plan) -> str:
         f"{counted(len(data.test), 'test images')}, "
         f"{planned.data.channels}x{planned.size}x{planned.size}",
         f"student {benchmark.student.network}: {counted(recipe.epochs, 'epochs')}, "
-        f"batch size {recipe.batch_size}, {benchmark.precision}, on {planned.device}",
+        f"batch size {recipe.batch_size}, {planned.computed}, on {planned.device}",
         *planned.remarks,
     ]
     pending = planned.pending()
@@ -137,6 +139,7 @@ def describe(planned: Plan) -> str:
         else:
             state = f"go on after epoch {position.epoch}" if position else "train"
         lines.append(f"  {state:10s} {member.method.name}, seed {member.seed}: {member.folder}")
+    lines += describe_bank(planned)
     seconds = estimate(planned, pending, missing)
     unknown = "unknown: nothing comparable was recorded on this machine"
     lines.append(

@@ -97,4 +97,5 @@ def open_lock(folder: Path, elsewhere: str = WORK_DIR) -> FileLock:
         raise StorageError(
             f"cannot write in {folder}: {error.strerror or error}. {elsewhere[0].upper()}{elsewhere[1:]}."
         ) from error
-    return FileLock(folder / ".lock")
+    # Whichever thread gives it back.
+    return FileLock(folder / ".lock", thread_local=False)

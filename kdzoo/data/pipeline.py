@@ -26,6 +26,7 @@ class Feed(ABC):
 
     Args:
         labels: [N] class numbers.
+        views: what is done to the images; all that is random in it applies to `batch` and `augmented` only.
         mean: of pixels / 255 of the training set, one for each channel.
         std: standard deviation, the same.
         batch_size: samples of a batch; the last of an epoch may have fewer.
@@ -35,28 +36,33 @@ class Feed(ABC):
     Attributes:
         size: height and width of its images in pixels.
         labels: [N] int64 on the device.
+        views: what is done to the images.
+        seed: of order and views.
         device: where labels and batches are.
+        streams: whether it works ahead by itself, in the order of training.
 
     Raises:
         UsageError: an empty split, or a batch size below 1.
     """
 
     size: int
+    streams = False
 
     def __init__(
-        self, labels: Labels, *, mean: Sequence[float], std: Sequence[float], batch_size: int, seed: int,
-        device: torch.device | str,
+        self, labels: Labels, *, views: view.Views, mean: Sequence[float], std: Sequence[float],
+        batch_size: int, seed: int, device: torch.device | str,
     ) -> None:  # fmt: skip
         if batch_size < 1:
             raise usage("data", "batch size", "an integer in [1, inf)", batch_size)
         if len(labels) == 0:
             raise usage("data", "images and labels", "as many, 1 or more", (0, 0))
         self.device = torch.device(device)
+        self.views = views
         self.labels = torch.tensor(labels, dtype=torch.int64, device=device)
         self._mean = torch.tensor(mean, dtype=torch.float32, device=device)
         self._std = torch.tensor(std, dtype=torch.float32, device=device)
         self._batch_size = batch_size
-        self._seed = seed
+        self.seed = seed
         self._orders = {0: epoch_order(seed, 0, len(labels))}
 
     def __len__(self) -> int:
@@ -88,26 +94,31 @@ class Feed(ABC):
         """
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} of an epoch of {self.steps}")
-        chosen = self._chosen(epoch, step)
+        chosen = self.chosen(epoch, step)
         images = self._normalise(self._batch_views(epoch, step, chosen))
         indices = self._on_device(chosen)
         return Batch(images, self.labels[indices], indices)
 
-    def _chosen(self, epoch: int, step: int) -> npt.NDArray[np.int64]:
-        """Give the samples of a batch, on the host."""
+    def chosen(self, epoch: int, step: int) -> npt.NDArray[np.int64]:
+        """Give the samples of a batch, [n] positions in the split, on the host.
+
+        Args:
+            epoch: counts from 0.
+            step: 0 to `steps` - 1.
+        """
         orders = self._orders
         if epoch not in orders:
             # The newest two: who prepares batches ahead is in the next epoch already. Read and written as
             # one, so that a thread that does so finds both.
             newest = dict(list(orders.items())[-1:])
-            orders = self._orders = newest | {epoch: epoch_order(self._seed, epoch, len(self))}
+            orders = self._orders = newest | {epoch: epoch_order(self.seed, epoch, len(self))}
         order = orders[epoch]
         # A copy: who writes into the batch's indices must not change the order of the epoch.
         return order[step * self._batch_size : (step + 1) * self._batch_size].copy()
 
     def _batch_views(self, epoch: int, step: int, chosen: npt.NDArray[np.int64]) -> Tensor:
         """Give the views of a batch, [n, C, H, W] uint8 on the device."""
-        return self._views_of(chosen, epoch, None)
+        return self._views_of(chosen, self.views.epoch(epoch), None)
 
     @abstractmethod
     def _views_of(self, indices: npt.ArrayLike, epoch: int, purpose: str | None) -> Tensor:
@@ -199,16 +210,17 @@ class Pipeline(Feed):
             raise usage("data", "images and labels", "as many, 1 or more", (len(images), len(labels)))
         if not len(mean) == len(std) == images.shape[1]:
             raise usage("data", "mean and std", f"{images.shape[1]} numbers each", (mean, std))
-        super().__init__(labels, mean=mean, std=std, batch_size=batch_size, seed=seed, device=device)
+        super().__init__(
+            labels, views=views, mean=mean, std=std, batch_size=batch_size, seed=seed, device=device
+        )
         # Resized on the host, so that the images are the same on every device.
         stored = torch.from_numpy(np.require(images, requirements=["C", "W"]))
         stored = view.resize(stored, views.resize) if views.resize else stored
         self.images = stored.to(device)
         self.size = int(stored.shape[-1])
-        self._views = views
 
     def _views_of(self, indices: npt.ArrayLike, epoch: int, purpose: str | None) -> Tensor:
-        parameters = view.draw_parameters(self._views, self._seed, epoch, indices, purpose=purpose)
+        parameters = view.draw_parameters(self.views, self.seed, epoch, indices, purpose=purpose)
         return view.apply_views(self._plain(indices), parameters)
 
     def _plain(self, indices: npt.ArrayLike) -> Tensor:

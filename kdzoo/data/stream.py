@@ -94,13 +94,17 @@ class Stream(Feed):
         UsageError: no pictures, or other numbers of labels.
     """
 
+    streams = True
+
     def __init__(
         self, files: PictureFiles, labels: Labels, *, views: Views, mean: Sequence[float],
         std: Sequence[float], batch_size: int, seed: int, device: torch.device | str, workers: int,
     ) -> None:  # fmt: skip
         if len(files) != len(labels):
             raise usage("data", "images and labels", "as many, 1 or more", (len(files), len(labels)))
-        super().__init__(labels, mean=mean, std=std, batch_size=batch_size, seed=seed, device=device)
+        super().__init__(
+            labels, views=views, mean=mean, std=std, batch_size=batch_size, seed=seed, device=device
+        )
         self.size = files.size
         self._decoder = _Decoder(files, views, seed)
         self._workers = workers
@@ -113,7 +117,7 @@ class Stream(Feed):
         place = (epoch, step)
         if place == self._given:
             # Somebody wrote into the batch, and it is made again; what was prepared meanwhile is kept.
-            return self._views_of(chosen, epoch, None)
+            return self._views_of(chosen, self.views.epoch(epoch), None)
         if place != self._next or self._ahead is None:
             if self._ahead is not None:
                 self._ahead.close()
@@ -126,7 +130,7 @@ class Stream(Feed):
     def _batches_from(self, epoch: int, step: int) -> Iterator[list[_Item]]:
         """List the batches from a position on, without an end: who trains stops asking."""
         while True:
-            yield self._items(self._chosen(epoch, step), epoch, None)
+            yield self._items(self.chosen(epoch, step), self.views.epoch(epoch), None)
             epoch, step = (epoch, step + 1) if step + 1 < self.steps else (epoch + 1, 0)
 
     def _items(self, indices: npt.ArrayLike, epoch: int, purpose: str | None) -> list[_Item]:

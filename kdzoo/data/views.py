@@ -31,6 +31,8 @@ class Views:
         crop_scale: smallest share of a picture's area that is shown, with sides of 3:4 to 4:3, resized to the
             image's size (torchvision's RandomResizedCrop); None shows all of it. For streamed pictures alone,
             and before all else that is random.
+        repeat: epochs after which the random views of training come again, so that what a teacher says of
+            them can be kept; None has new ones in every epoch. Orders are new in every epoch all the same.
 
     Raises:
         UsageError: a value out of range; all of them at once.
@@ -41,6 +43,7 @@ class Views:
     flip: bool = False
     rotation: Annotated[float, Interval(0, 180)] = 0.0
     crop_scale: Annotated[float, Interval(0, 1, open_low=True)] | None = None
+    repeat: Count | None = None
 
     def __post_init__(self) -> None:
         problems = Problems()
@@ -54,7 +57,12 @@ class Views:
     def described(self) -> dict[str, Any]:
         """Give the views as protocols keep them: what came later is left out where it is off, so that it
         changes no key."""
-        return {n: v for n, v in asdict(self).items() if n != "crop_scale" or v is not None}
+        later = ("crop_scale", "repeat")
+        return {n: v for n, v in asdict(self).items() if n not in later or v is not None}
+
+    def epoch(self, epoch: int) -> int:
+        """Give the epoch whose random views an epoch of training has; it is another one if they repeat."""
+        return epoch if self.repeat is None else epoch % self.repeat
 
     def output_size(self, size: int) -> int:
         """Give the height and width that an image of `size` has in a view, in pixels."""

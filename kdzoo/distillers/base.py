@@ -250,7 +250,9 @@ class Distiller(nn.Module):
         Args:
             teacher: all that the teacher returned.
         """
-        return Digest(self.digest(declared(teacher, self.needs)))
+        # A teacher's maps have their channels last; what students read many times is laid out as theirs are.
+        kept = self.digest(declared(teacher, self.needs))
+        return Digest({name: tensor.contiguous() for name, tensor in kept.items()})
 
 
 def _check_terms(who: str, terms: object) -> None:

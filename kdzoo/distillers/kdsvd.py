@@ -143,6 +143,8 @@ class KDSVD(Distiller):
         "ECCV, https://arxiv.org/abs/1807.06819"
     )
     year = 2018
+    # 2: Gram matrices are scaled, no longer the stages; the last digits are others.
+    version = 2
     digest_options = ("k", "layout")
 
     def __init__(

@@ -5,61 +5,24 @@ Park, Kim, Lu and Cho 2019, "Relational Knowledge Distillation", CVPR, https://a
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
-from torch.utils.checkpoint import checkpoint
 
 from kdzoo.checks import NonNegative
 from kdzoo.distillers.base import Distiller
-from kdzoo.functional.vectors import unit
+from kdzoo.functional.relations import angle_difference, distances
 from kdzoo.outputs import Batch, Guide, ModelOutput, Progress
 from kdzoo.registry import DISTILLERS
-
-# Numbers that the angles of one portion of anchors may take: 16 MiB in float32.
-PORTION = 2**22
-
-
-def distances(embedding: Tensor) -> Tensor:
-    """Compute the distances between samples, over the mean of those that are positive.
-
-    Args:
-        embedding: [N, D]; equal rows have distance 0, which takes no gradient and no part in the mean.
-
-    Returns:
-        [N, N].
-
-    Source: Park et al. 2019, the distance-wise potential.
-    """
-    # By differences: the quicker way over inner products loses equal and close rows to rounding.
-    found = torch.cdist(embedding, embedding, compute_mode="donot_use_mm_for_euclid_dist")
-    positive = (found > 0).sum().clamp(min=1)
-    mean = found.sum() / positive
-    return found / mean.masked_fill(mean == 0, 1.0)
-
-
-def angles(embedding: Tensor, anchors: Tensor) -> Tensor:
-    """Compute the cosines between the directions from each anchor to all pairs of samples.
-
-    Args:
-        embedding: [N, D].
-        anchors: [A, D], rows of the embedding; a direction from a row to its equal is zero.
-
-    Returns:
-        [A, N, N].
-
-    Source: Park et al. 2019, the angle-wise potential.
-    """
-    directions = unit(embedding[None] - anchors[:, None])
-    return directions @ directions.mT
 
 
 def rkd_distance_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
     """Compute the mean Huber difference of distances, each network's over its own mean distance.
 
+    The gradient can be taken once (no `create_graph`).
+
     Args:
         student_embedding: [N, D]; the gradient flows through the mean, too.
-        teacher_embedding: [N, E]; the two sizes may differ.
+        teacher_embedding: [N, E]; the two sizes may differ; takes no gradient.
 
     Returns:
         A scalar, the mean over N x N entries, the zero diagonal included; 0 for one sample.
@@ -67,40 +30,27 @@ def rkd_distance_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> T
     Source: Park et al. 2019, RKD-D. Authors' code: zero distances between different samples are floored and
         counted in the mean; here: left out.
     """
-    return smooth_l1_loss(distances(student_embedding), distances(teacher_embedding))
+    student, teacher = distances(student_embedding), distances(teacher_embedding.detach())
+    return smooth_l1_loss(student, teacher).to(student_embedding.dtype)
 
 
 def rkd_angle_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
     """Compute the mean Huber difference of the cosines of the angles in all triplets.
 
-    The N x N x N cosines never exist at once: they are made in portions of anchors, in the backward pass
-    again.
+    The N x N x N cosines never exist at once. The gradient can be taken once (no `create_graph`).
 
     Args:
         student_embedding: [N, D].
-        teacher_embedding: [N, E]; the two sizes may differ.
+        teacher_embedding: [N, E]; the two sizes may differ; takes no gradient.
 
     Returns:
         A scalar, the mean over N x N x N entries, degenerate triplets included as 0.
 
     Source: Park et al. 2019, RKD-A.
     """
-    count = len(student_embedding)
-    widest = max(count, student_embedding.shape[1], teacher_embedding.shape[1])
-    portion = max(1, PORTION // (count * widest))
-    total = student_embedding.new_zeros(())
-    for start in range(0, count, portion):
-        total = total + checkpoint(
-            _angle_difference, student_embedding, teacher_embedding, slice(start, start + portion),
-            use_reentrant=False, preserve_rng_state=False,
-        )  # fmt: skip
-    return total / count**3
-
-
-def _angle_difference(student: Tensor, teacher: Tensor, anchors: slice) -> Tensor:
-    return smooth_l1_loss(
-        angles(student, student[anchors]), angles(teacher, teacher[anchors]), reduction="sum"
-    )
+    student, teacher = distances(student_embedding), distances(teacher_embedding.detach())
+    dtype = student_embedding.dtype
+    return angle_difference(student, teacher, dtype=dtype).to(dtype)
 
 
 @DISTILLERS.register("rkd")
@@ -115,19 +65,27 @@ class RKD(Distiller):
     needs = frozenset({"embedding"})
     paper = "Park, Kim, Lu and Cho 2019, Relational Knowledge Distillation, CVPR, https://arxiv.org/abs/1904.05068"
     year = 2019
+    # 2: cosines from distances rather than from directions; the last digits are others.
+    version = 2
+    digest_scope = "batch"
 
     def __init__(self, *, distance_weight: NonNegative = 25.0, angle_weight: NonNegative = 50.0) -> None:
         super().__init__()
         self.distance_weight = distance_weight
         self.angle_weight = angle_weight
 
+    def digest(self, teacher: ModelOutput) -> dict[str, Tensor]:
+        """Keep the distances between the samples; the angles follow from them."""
+        return {"distances": distances(teacher.embedding)}
+
     def forward(
         self, student: ModelOutput, guide: Guide, batch: Batch, progress: Progress
     ) -> dict[str, Tensor]:
         """Give both terms; one of weight 0 is not computed."""
-        terms, teacher = {}, guide.teacher["embedding"]
+        terms, dtype = {}, student.embedding.dtype
+        own, teacher = distances(student.embedding), guide.teacher["distances"]
         if self.distance_weight:
-            terms["distance"] = self.distance_weight * rkd_distance_loss(student.embedding, teacher)
+            terms["distance"] = (self.distance_weight * smooth_l1_loss(own, teacher)).to(dtype)
         if self.angle_weight:
-            terms["angle"] = self.angle_weight * rkd_angle_loss(student.embedding, teacher)
+            terms["angle"] = (self.angle_weight * angle_difference(own, teacher, dtype=dtype)).to(dtype)
         return terms

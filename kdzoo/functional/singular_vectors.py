@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,21 @@ class Leading(NamedTuple):
     values: Tensor
 
 
+class _Gram(torch.autograd.Function):
+    """The products of a matrix's columns; the gradient is one product where that of `m.mT @ m` is two."""
+
+    @staticmethod
+    def forward(ctx: Any, matrices: Tensor) -> Tensor:
+        ctx.save_for_backward(matrices)
+        return matrices.mT @ matrices
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        (matrices,) = ctx.saved_tensors
+        found: Tensor = matrices @ (slope + slope.mT)
+        return found
+
+
 def leading_vectors(matrices: Tensor, k: int) -> Leading:
     """Find the leading right singular vectors of matrices, through the smaller of their two Gram matrices.
 
@@ -35,17 +50,17 @@ def leading_vectors(matrices: Tensor, k: int) -> Leading:
     device, the one place where a step of the zoo does.
 
     Args:
-        matrices: [N, R, D].
+        matrices: [N, R, D], of numbers whose squares their type can add up: up to 1e16 or so in float32.
         k: how many; matrices with fewer rows or columns get zeros for the rest.
 
     Returns:
         Vectors in descending order of their singular values; the gradient flows through them alone.
     """
-    # The same vectors at every scale; at this one no square leaves the range of float32.
-    largest = matrices.detach().abs().amax(dim=(1, 2), keepdim=True)
-    scaled = matrices / largest.masked_fill(largest == 0, 1.0)
-    wide = scaled.shape[1] < scaled.shape[2]
-    gram = scaled @ scaled.mT if wide else scaled.mT @ scaled
+    wide = matrices.shape[1] < matrices.shape[2]
+    gram: Tensor = _Gram.apply(matrices.mT if wide else matrices)
+    # The vectors are the same at every scale; at this one no square leaves the range of float32.
+    largest = gram.detach().diagonal(dim1=1, dim2=2).amax(dim=1)[:, None, None]
+    gram = gram / largest.masked_fill(largest == 0, 1.0)
     fixed = gram.detach()
     eigenvalues, basis = torch.linalg.eigh(fixed.nan_to_num())
     # What is not finite is no error, as in other losses: it is NaN, so that the student counts as diverged.
@@ -60,6 +75,6 @@ def leading_vectors(matrices: Tensor, k: int) -> Leading:
     # Below the resolution of the arithmetic a direction is noise.
     noise = eigenvalues[:, :k] <= first * gram.shape[-1] * torch.finfo(gram.dtype).eps
     vectors = vectors.masked_fill(noise[:, None], 0.0)
-    values = eigenvalues[:, :k].clamp(min=0.0).sqrt() * largest[:, 0]
-    vectors = unit(scaled.mT @ vectors, dim=1) if wide else vectors
+    values = eigenvalues[:, :k].clamp(min=0.0).sqrt() * largest[:, 0].sqrt()
+    vectors = unit(matrices.mT @ vectors, dim=1) if wide else vectors
     return Leading(*(pad(found, (0, k - some.shape[2])) for found in (vectors, values)))

@@ -41,8 +41,14 @@ class Workshop(Protocol):
     std: Tensor
     device: torch.device
 
-    def teacher(self, batch: Batch) -> ModelOutput:
-        """Run the teacher on a batch, once however many ask; only for a source that declares that need."""
+    def teacher(self, batch: Batch, fields: frozenset[str] | None = None) -> ModelOutput:
+        """Run the teacher on a batch, once however many ask; only for a source that declares that need.
+
+        Args:
+            batch: of a step, or any other.
+            fields: all that is read of the output, of "logits" and "embedding", as declared in
+                `teacher_fields`: in a step it may then come from a teacher bank. None for the whole output.
+        """
         ...
 
     def train(self, name: str, loss: Callable[[nn.Module, Batch], Tensor]) -> nn.Module:
@@ -90,6 +96,8 @@ class Source:
 
     Attributes:
         needs: "teacher" if it asks the workshop for one, "indices" if it reads the samples' positions.
+        teacher_fields: all that a call reads of the teacher's output, of "logits" and "embedding", as it says
+            to `workshop.teacher`: that can be kept, and then no teacher runs. None if it may read anything.
         trains: names of the artifacts that `fit` trains.
         train_options: the options that shape those artifacts, and so are part of their key.
         builds: sections of the config whose networks it uses untrained.
@@ -102,6 +110,7 @@ class Source:
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    teacher_fields: ClassVar[frozenset[str] | None] = None
     trains: ClassVar[tuple[str, ...]] = ()
     train_options: ClassVar[tuple[str, ...]] = ()
     builds: ClassVar[tuple[str, ...]] = ()

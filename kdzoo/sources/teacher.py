@@ -12,6 +12,7 @@ class Teacher(Source):
     """The teacher's logits on the very view that the student sees; the temperature divides them."""
 
     needs = frozenset({"teacher"})
+    teacher_fields = frozenset({"logits"})
     paper = "Hinton, Vinyals and Dean 2015, Distilling the Knowledge in a Neural Network, https://arxiv.org/abs/1503.02531"
 
     def fit(self, workshop: Workshop) -> None:
@@ -20,4 +21,4 @@ class Teacher(Source):
 
     def __call__(self, batch: Batch) -> SoftLabels:
         """Give the teacher's scores."""
-        return scores(self._teacher(batch).logits)
+        return scores(self._teacher(batch, self.teacher_fields).logits)

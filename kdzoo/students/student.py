@@ -28,6 +28,7 @@ from kdzoo.results.sheet import SHEET, WEIGHTS, Sheet, read_sheet
 from kdzoo.students.find import find_run
 from kdzoo.training.choices import check_workers
 from kdzoo.training.evaluation import chunk_of
+from kdzoo.training.execution import laid_out
 from kdzoo.training.networks import run_network
 
 
@@ -168,7 +169,8 @@ def load_student(
     except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         said = str(error).splitlines()[0]
         raise UsageError(f"{weights}: it does not hold this student's weights: {said}") from error
-    return Student(folder, record, sheet, network.to(device).eval(), _changed(record, sheet))
+    network = laid_out(network.to(device), sheet.precision).eval()
+    return Student(folder, record, sheet, network, _changed(record, sheet))
 
 
 def _changed(record: Record, sheet: Sheet) -> str | None:

@@ -94,7 +94,7 @@ class CheckWorkshop:
         return Batch(self._images[positions], labels, positions if declared else None)
 
     @torch.no_grad()
-    def teacher(self, batch: Batch) -> ModelOutput:
+    def teacher(self, batch: Batch, fields: frozenset[str] | None = None) -> ModelOutput:
         """Run the teacher, if the source declares that it needs one; once for each batch, as in a run."""
         if "teacher" not in self._source.needs:
             raise ContractError('it asks for the teacher. Declare needs = frozenset({"teacher"}).')

@@ -27,6 +27,7 @@ from kdzoo.training import checkpoint
 from kdzoo.training.benchmark import Section
 from kdzoo.training.cohort import Cohort
 from kdzoo.training.evaluation import observe
+from kdzoo.training.execution import laid_out
 from kdzoo.training.loop import Training, seeded_network, train
 from kdzoo.training.member import Member, Objective
 from kdzoo.training.optimisers import build_optimizer
@@ -66,6 +67,11 @@ class ArtifactPlan:
     def key(self) -> str:
         """Hash of all settings, 64 hexadecimal digits."""
         return fingerprint(self.settings)
+
+    @property
+    def precision(self) -> str:
+        """Of its passes: "float32" or "bf16"."""
+        return str(self.settings["precision"])
 
     @property
     def folder(self) -> Path:
@@ -249,14 +255,15 @@ class Foundry:
                 f"artifact {plan.folder} is damaged: {str(error).splitlines()[0]} Delete that folder to "
                 f"make it again."
             ) from error
-        artifact = Artifact(plan, network.to(self.device).eval(), record)
+        network = laid_out(network.to(self.device), plan.precision)
+        artifact = Artifact(plan, network.eval(), record)
         self.reporter.message(_described(artifact, "reused"))
         self._add_outputs(artifact, objective)
         return artifact
 
     def _create(self, plan: ArtifactPlan, objective: Objective) -> Artifact:
         (plan.folder / "outputs.safetensors").unlink(missing_ok=True)
-        network = plan.build(filled=plan.given is not None).to(self.device)
+        network = laid_out(plan.build(filled=plan.given is not None).to(self.device), plan.precision)
         member = Member(plan.name, network, objective, build_optimizer(plan.section.recipe.optimizer,
         network.parameters()),
                         key(SEED, "artifact", plan.name))  # fmt: skip

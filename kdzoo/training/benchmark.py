@@ -19,7 +19,9 @@ from kdzoo.models.base import network_options
 from kdzoo.registry import DISTILLERS, SOURCES, Registry
 from kdzoo.training.recipe import Recipe, read_recipe
 
-PRECISIONS = ("float32", "bf16")
+PRECISIONS = ("float32", "bf16", "auto")
+COMPILE = ("auto", "on", "off")
+DIGESTS = ("own", "float16")
 # What a record may hold.
 LONGEST_NAME = 200
 
@@ -46,8 +48,10 @@ class Benchmark:
         views: augmentation of training images.
         student: the student and its recipe.
         sections: what else may be trained, by name: "teacher", "autoencoder".
-        precision: "float32" or "bf16".
+        precision: "float32", "bf16", or "auto", by the network and the device.
         val_fraction: share of the training images split off for validation.
+        compile: "on", "off" or "auto": whether `torch.compile` makes the networks' passes.
+        digests: "own", or "float16": as what the teacher's answers are kept, and used.
         methods: options that the benchmark sets, by distiller.
         sources: options that the benchmark sets, by source.
     """
@@ -62,6 +66,8 @@ class Benchmark:
     val_fraction: float
     methods: Mapping[str, Mapping[str, Any]]
     sources: Mapping[str, Mapping[str, Any]]
+    compile: str = "auto"
+    digests: str = "own"
 
     @property
     def defaults(self) -> Defaults:
@@ -83,6 +89,11 @@ class Benchmark:
         found = self.sections[name]
         # Only now: what nobody needs is not looked at.
         return replace(found, options=network_options(found.network, found.options))
+
+
+def one_of(names: tuple[str, ...]) -> str:
+    """List names as an error does."""
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def config_folder() -> Path:
@@ -114,6 +125,9 @@ def load_benchmark(
     student: str | None = None,
     teacher: str | None = None,
     data: str | None = None,
+    compile: str = "auto",
+    views: int | None = None,
+    digests: str = "own",
 ) -> Benchmark:
     """Read a benchmark's config and apply what the user changes.
 
@@ -124,12 +138,15 @@ def load_benchmark(
         benchmark: a name of `kdzoo list benchmarks`, or the path of a config file.
         epochs: for the student; None keeps the config's.
         section_epochs: for "teacher", "autoencoder"; None keeps the config's.
-        precision: "float32" or "bf16".
+        precision: "float32", "bf16" or "auto".
         val_fraction: share of training images for validation, in [0, 1).
         cfg_options: config entries by dotted name, for example {"recipe.batch_size": 128}.
         student: another network for the student, as `name[:option=value]*`; the recipe stays.
         teacher: another network for the teacher, likewise.
         data: another data set, likewise.
+        compile: "on", "off" or "auto".
+        views: epochs after which the augmentation repeats; None keeps the config's.
+        digests: "own" or "float16".
 
     Raises:
         UsageError: all that is wrong, a line each.
@@ -140,7 +157,9 @@ def load_benchmark(
     if data is not None:
         name = config["data"]["type"]
     who = f"benchmark {name!r}"
-    _check_entries(who, config, precision, val_fraction)
+    _check_entries(who, config, precision, val_fraction, compile, digests)
+    if views is not None:
+        config["views"] = {**config.get("views", {}), "repeat": views}
     problems = Problems()
     wanted: dict[str, int | None] = {"student": epochs, **(section_epochs or {})}
     sections: dict[str, Section] = {}
@@ -156,9 +175,9 @@ def load_benchmark(
                 sections[key] = _section(
                     f"{who}, section {key!r}", value, config["recipe"], wanted.get(key), key == "student"
                 )
-    views = Views()
+    augmentation = Views()
     with problems:
-        views = _views(who, config.get("views", {}))
+        augmentation = _views(who, config.get("views", {}))
     for registry, entry in ((DISTILLERS, "methods"), (SOURCES, "sources")):
         with problems:
             _check_options(f"{who}, {entry}", registry, config.get(entry, {}))
@@ -189,17 +208,21 @@ def load_benchmark(
         name=name,
         data=data_options.pop("type"),
         data_options=data_options,
-        views=views,
+        views=augmentation,
         student=sections.pop("student"),
         sections=sections,
         precision=precision,
         val_fraction=float(val_fraction),
         methods=config.get("methods", {}),
         sources=config.get("sources", {}),
+        compile=compile,
+        digests=digests,
     )
 
 
-def _check_entries(who: str, config: Mapping[str, Any], precision: str, val_fraction: float) -> None:
+def _check_entries(
+    who: str, config: Mapping[str, Any], precision: str, val_fraction: float, compile: str, digests: str
+) -> None:
     """Check what a config has at its top, and what holds for all of its sections."""
     problems = Problems()
     for key, value in config.items():
@@ -212,7 +235,13 @@ def _check_entries(who: str, config: Mapping[str, Any], precision: str, val_frac
                 raise usage(who, f"config entry {key!r}", "a dict", config.get(key))
     with problems:
         if precision not in PRECISIONS:
-            raise usage("kdzoo", "precision", " or ".join(PRECISIONS), precision)
+            raise usage("kdzoo", "precision", one_of(PRECISIONS), precision)
+    with problems:
+        if compile not in COMPILE:
+            raise usage("kdzoo", "compile", one_of(COMPILE), compile)
+    with problems:
+        if digests not in DIGESTS:
+            raise usage("kdzoo", "digests", one_of(DIGESTS), digests)
     with problems:
         if (
             isinstance(val_fraction, bool)

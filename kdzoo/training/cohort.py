@@ -18,6 +18,7 @@ from kdzoo.data.pipeline import Feed
 from kdzoo.keys import key
 from kdzoo.outputs import Progress
 from kdzoo.sources.base import Source, check_soft_labels
+from kdzoo.training.ahead import Ahead
 from kdzoo.training.member import Member
 from kdzoo.training.networks import SharedTeacher
 from kdzoo.training.sharing import Shared, SharedWriteError
@@ -55,6 +56,7 @@ class Cohort(nn.Module):
         self.seed = seed
         self.seconds = self.wall = 0.0
         self.epochs_run = self.steps_run = 0
+        self._ahead = Ahead(images, teacher, epochs)
         self._unseen = set() if classes is None else set(self.sources)
         self._classes = classes
         self._passes_before = 0 if teacher is None else teacher.passes
@@ -89,20 +91,33 @@ class Cohort(nn.Module):
                 # Batches are functions of their position: what was written into is simply made again.
                 shared = self._share(epoch, step)
         self.steps_run += 1
+        if self.teacher is not None and step + 1 == self.images.steps:
+            self.teacher.end_epoch(epoch)
         return {}
+
+    def close(self) -> None:
+        """End what works ahead, and let go of the teacher's bank."""
+        self._ahead.close()
+        if self.teacher is not None:
+            self.teacher.close()
 
     def _share(self, epoch: int, step: int) -> Shared:
         """Make the step's batch, and soft labels and digests for all members that are left."""
         began = time.perf_counter()
         draws = key(self.seed, "shared", epoch, step)
         with torch.no_grad():
-            shared = Shared(self.images.batch(epoch, step), self.teacher, self.sources, draws)
+            batch, prepared = self._ahead.take(epoch, step)
+            if self.teacher is not None:
+                self.teacher.begin(batch, epoch, step, prepared)
+            shared = Shared(batch, self.teacher, self.sources, draws)
             for member in self.active:
                 with member.setting_aside():
                     shared.add(member)
                     self._look_at_first(shared, member)
                 if self._spoilt(member, shared):
                     return self._share(epoch, step)
+            if self.teacher is not None:
+                self.teacher.end_step()
         self.seconds += time.perf_counter() - began
         return shared
 

@@ -60,7 +60,7 @@ def _like(plan: Plan, member: PlannedMember, records: list[Record]) -> Any:
 
     wanted = (
         plan.data.fingerprint, plan.benchmark.student.network, plan.benchmark.student.recipe.batch_size,
-        plan.benchmark.precision, member.method.distiller, member.method.source,
+        plan.computed, member.method.distiller, member.method.source,
     )  # fmt: skip
     return next((r.timing for r in reversed(records) if settings(r) == wanted), None)
 

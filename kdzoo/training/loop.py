@@ -87,7 +87,10 @@ def train(cohort: Cohort, training: Training) -> None:
             # mmengine keeps named singletons for the whole process.
             experiment_name=f"kdzoo-{uuid.uuid4().hex}",
         )
-        runner.train()
+        try:
+            runner.train()
+        finally:
+            cohort.close()
 
 
 class _Positions:

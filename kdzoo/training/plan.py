@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +38,7 @@ from kdzoo.training.artifacts import (
 from kdzoo.training.benchmark import Benchmark, Section
 from kdzoo.training.checkpoint import Position, positions
 from kdzoo.training.choices import choose_device, parse_seeds
+from kdzoo.training.execution import chosen_compile, chosen_precision
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,9 @@ class Plan:
         data_root: where the user keeps the data, None for the usual places.
         remarks: what the user should hear before training.
         reloadable: whether the benchmark's data set loads these images; not those that were given as arrays.
+        compiled: whether torch compiles the passes of students and teacher.
+        bank: where teacher banks are; None for the work directory.
+        bank_limit: bytes that a teacher bank may take; 0 for none.
     """
 
     benchmark: Benchmark
@@ -113,6 +118,9 @@ class Plan:
     data_root: Path | None
     remarks: tuple[str, ...]
     reloadable: bool = True
+    compiled: bool = False
+    bank: Path | None = None
+    bank_limit: int = 0
 
     @property
     def size(self) -> int:
@@ -128,6 +136,33 @@ class Plan:
     def pending(self) -> list[PlannedMember]:
         """List the members without a record."""
         return [m for m in self.members if m.record() is None]
+
+    def precision_of(self, section: Section) -> str:
+        """Give the precision of a section's network, "float32" or "bf16"."""
+        asked = self.benchmark.precision
+        if asked != "auto":
+            return asked
+        with torch.device("meta"):
+            return chosen_precision(self.build_network(section), self.device)
+
+    @property
+    def precision(self) -> str:
+        """The student's."""
+        return self.precision_of(self.benchmark.student)
+
+    @property
+    def computed(self) -> str:
+        """Say how the student's passes are computed, as records do: its precision, and whether compiled."""
+        return f"{self.precision}, compiled" if self.compiled else self.precision
+
+    def teacher_pass(self) -> dict[str, Any]:
+        """Describe how a teacher's answers are computed, as records and keys keep it; its precision stands
+        with its artifact."""
+        return (
+            {"batch_norm": "folded", "layout": "channels_last"}
+            | ({"compiled": True} if self.compiled else {})
+            | ({"digests": self.benchmark.digests} if self.benchmark.digests != "own" else {})
+        )
 
     def build_network(self, section: Section) -> torch.nn.Module:
         """Build a section's network from torch's default generator."""
@@ -147,6 +182,8 @@ def make_plan(
     data_root: Path | None = None,
     teacher_checkpoint: Path | None = None,
     dataset: Dataset | None = None,
+    teacher_bank: str | Path = "auto",
+    bank_limit: float = 4.0,
 ) -> Plan:
     """Resolve and check everything; nothing is trained, and nothing but data is read.
 
@@ -159,6 +196,8 @@ def make_plan(
         data_root: where the data's files are; None looks in the usual places.
         teacher_checkpoint: the user's own teacher.
         dataset: already in memory; None loads the benchmark's.
+        teacher_bank: "auto" for one in the work directory, "off" for none, or a folder.
+        bank_limit: of a bank, in GB.
 
     Raises:
         UsageError: all that is wrong, a line each.
@@ -181,6 +220,13 @@ def make_plan(
     with problems:
         if not next(p for p in (work_dir.absolute(), *work_dir.absolute().parents) if p.exists()).is_dir():
             raise usage("kdzoo", "work_dir", "a folder", str(work_dir))
+    with problems:
+        if (
+            isinstance(bank_limit, bool)
+            or not isinstance(bank_limit, (int, float))
+            or not 0 <= bank_limit < math.inf
+        ):
+            raise usage("kdzoo", "bank_limit", "a number of GB, at least 0", bank_limit)
     chosen = tuple(resolved.values())
     data = None
     with problems:
@@ -196,7 +242,11 @@ def make_plan(
     # Where there is no code that loads the data, what it gave is all that counts.
     loader = plug_in(DATASETS.find(benchmark.data)) if dataset is None else None
     plan = _keyed(benchmark, data, loader, chosen, run_seeds, work_dir, where, data_root, teacher_checkpoint)
-    return replace(plan, reloadable=dataset is None)
+    off = str(teacher_bank) == "off"
+    return replace(
+        plan, reloadable=dataset is None, bank_limit=0 if off else int(bank_limit * 10**9),
+        bank=None if str(teacher_bank) in ("auto", "off") else Path(teacher_bank),
+    )  # fmt: skip
 
 
 def check_current(plan: Plan) -> None:
@@ -208,7 +258,7 @@ def check_current(plan: Plan) -> None:
     networks = [(plan.benchmark.student, plan.protocol["student"])]
     networks += [(artifact.section, artifact.settings) for artifact in plan.artifacts.values()]
     settings = {m.method.name: (m.method, m.settings) for m in plan.members}.values()
-    if any(method_settings(m, plan.benchmark) != planned for m, planned in settings) or any(
+    if any(method_settings(m, plan) != planned for m, planned in settings) or any(
         described_network(section).get("plug_in") != planned.get("plug_in") for section, planned in networks
     ):
         raise UsageError("kdzoo: a plug-in was loaded again after this was planned. Plan it again.")
@@ -245,13 +295,28 @@ def _keyed(
         "data": seen,
         "student": described_network(benchmark.student),
         "recipe": plain_recipe(benchmark.student),
-        "precision": benchmark.precision,
         "val_fraction": benchmark.val_fraction,
     }
+    compiled, remark = chosen_compile(benchmark.compile, device)
     plan = Plan(
-        benchmark, data, statistics, seeds, methods, (), {}, {**protocol, **_named(benchmark, protocol)},
-        work_dir, device, data_root, (),
-    )  # fmt: skip
+        benchmark,
+        data,
+        statistics,
+        seeds,
+        methods,
+        (),
+        {},
+        {},
+        work_dir,
+        device,
+        data_root,
+        (),
+        compiled=compiled,
+    )
+    protocol["precision"] = plan.computed
+    # The usual layout is left out, so that it changes no key.
+    protocol |= {"layout": "channels_last"} if plan.precision == "bf16" else {}
+    plan = replace(plan, protocol={**protocol, **_named(benchmark, protocol)})
     contents = {name: dict(source.content()) for name, source in _check_pairs(plan).items()}
     methods = tuple(replace(m, source_content=contents.get(source_name(m) or "", {})) for m in methods)
     plan = replace(plan, methods=methods)
@@ -265,7 +330,7 @@ def _keyed(
         own = artifact_plans(plan, method, seen, given)
         artifacts |= {a.key: a for a in own.values()}
         used[method.name] = {name: a.key for name, a in own.items()}
-    remarks = list(data.warnings)
+    remarks = [*data.warnings, *([remark] if remark else [])]
     if given is not None:
         if not any("teacher" in names for names in used.values()):
             remarks.append(f"The teacher in {given} is not used: none of the methods needs a teacher.")
@@ -304,14 +369,15 @@ def _reads_scores(method: Method) -> bool:
 
 def _named(benchmark: Benchmark, protocol: Mapping[str, Any]) -> dict[str, str]:
     recipe = benchmark.student.recipe
-    name = f"{benchmark.student.network}-e{recipe.epochs}-b{recipe.batch_size}-{benchmark.precision}"
+    name = f"{benchmark.student.network}-e{recipe.epochs}-b{recipe.batch_size}-"
+    name += protocol["precision"].replace(", ", "-")
     if benchmark.val_fraction:
         name += f"-val{benchmark.val_fraction:g}"
     return {"name": name, "hash": fingerprint(json.loads(json.dumps(protocol)))}
 
 
 def _member(plan: Plan, method: Method, seed: int, artifacts: Mapping[str, str]) -> PlannedMember:
-    settings = method_settings(method, plan.benchmark)
+    settings = method_settings(method, plan)
     key = fingerprint(
         {
             "benchmark": plan.benchmark.name, "protocol": plan.protocol["hash"], "seed": seed,
@@ -336,12 +402,12 @@ def source_name(method: Method) -> str | None:
     return None if method.source is None else json.dumps([method.source, dict(method.source_options)])
 
 
-def method_settings(method: Method, benchmark: Benchmark) -> dict[str, Any]:
+def method_settings(method: Method, plan: Plan) -> dict[str, Any]:
     """Give a resolved method as records keep it.
 
     Args:
         method: with the content of its source.
-        benchmark: names the networks that its source uses untrained.
+        plan: its benchmark names the networks that the source uses untrained.
     """
     distiller: type[Distiller] = DISTILLERS.find(method.distiller)
     source: type[Source] | None = SOURCES.find(method.source) if method.source else None
@@ -350,7 +416,8 @@ def method_settings(method: Method, benchmark: Benchmark) -> dict[str, Any]:
         "plug_in": plug_in(distiller),
         "source_plug_in": plug_in(source) if source else None,
         "source_content": dict(method.source_content),
-        "source_builds": {name: described_network(benchmark.section(name)) for name in builds},
+        "source_builds": {name: described_network(plan.benchmark.section(name)) for name in builds},
+        "teacher_pass": plan.teacher_pass() if needs_teacher(method) else None,
     }
     return {
         "distiller": method.distiller,
@@ -391,22 +458,24 @@ def artifact_plans(
             json.loads(json.dumps(settings)), plan.work_dir, path,
         )  # fmt: skip
 
+    # Artifacts are trained on views that do not repeat, whatever their students see.
+    seen = {**seen, "views": replace(benchmark.views, repeat=None).described()}
     found = {}
     if needs_teacher(method):
         section = benchmark.section("teacher")
+        precision = plan.precision_of(section)
         settings = (
-            artifact_settings("teacher", section, seen, benchmark.precision)
+            artifact_settings("teacher", section, seen, precision)
             if given is None
-            else checkpoint_settings(section, given, seen, benchmark.precision)
+            else checkpoint_settings(section, given, seen, precision)
         )
         found["teacher"] = planned("teacher", settings, given)
     if method.source is None:
         return found
     for name in SOURCES.find(method.source).trains:
         maker = _maker(method.source, method.source_options, name)
-        found[name] = planned(
-            name, artifact_settings(name, benchmark.section(name), seen, benchmark.precision, maker)
-        )
+        section = benchmark.section(name)
+        found[name] = planned(name, artifact_settings(name, section, seen, plan.precision_of(section), maker))
     return found
 
 

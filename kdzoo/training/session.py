@@ -14,7 +14,7 @@ from typing import Any, get_args
 import safetensors.torch
 import torch
 from filelock import Timeout
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdzoo.checks import KdzooError, StorageError
 from kdzoo.data import Split
@@ -37,9 +37,13 @@ from kdzoo.results.words import counted
 from kdzoo.sources import Source, build_source
 from kdzoo.training import checkpoint
 from kdzoo.training.artifacts import Artifact, Foundry, plain_recipe, resume
+from kdzoo.training.bank import TeacherBank
+from kdzoo.training.banked import BankedTeacher
 from kdzoo.training.checkpoint import START, Position
 from kdzoo.training.cohort import Cohort
 from kdzoo.training.evaluation import CHUNK
+from kdzoo.training.execution import for_teaching, laid_out
+from kdzoo.training.keeping import Keeping
 from kdzoo.training.loop import CHECKPOINT_SECONDS, Training, seeded_network, train
 from kdzoo.training.member import Distillation, Member
 from kdzoo.training.networks import SharedTeacher
@@ -52,6 +56,7 @@ from kdzoo.training.plan import (
     setting_of,
     source_name,
 )
+from kdzoo.training.planned_bank import bank_of, keeping_of, told_of
 from kdzoo.training.reporter import Reporter
 from kdzoo.training.runtime import environment
 from kdzoo.training.workshop import RunWorkshop
@@ -116,7 +121,7 @@ class Session:
             self._raise_fault()
             images = self._pipeline("train", member.seed, CHUNK)
             teacher = self._teacher_of([member])
-            shared = SharedTeacher(teacher.network, self.plan.benchmark.precision) if teacher else None
+            shared = None if teacher is None else SharedTeacher(*self._ready_teacher(teacher))
             sources = self._sources([member], images, shared)
             self._raise_fault()
         return sources[source_name(member.method) or ""], images
@@ -139,7 +144,10 @@ class Session:
                 teacher = self._teacher_of(planned)
                 cohort, _ = self._cohort(planned, images, teacher)
                 self._raise_fault()
-                yield cohort
+                try:
+                    yield cohort
+                finally:
+                    cohort.close()
 
     def _raise_fault(self) -> None:
         for fault in self.failed.values():
@@ -160,7 +168,7 @@ class Session:
             name: self._pipeline(name, seed=0, batch_size=CHUNK) for name in self._splits if name != "train"
         }
         self._foundry = Foundry(
-            lambda name, batch_size: self._pipeline("train", key(0, "artifact", name), batch_size),
+            lambda name, size: self._pipeline("train", key(0, "artifact", name), size, repeating=False),
             self._judged, plan.device, self.reporter, self.checkpoint_seconds,
         )  # fmt: skip
 
@@ -173,22 +181,24 @@ class Session:
             for images in self._judged.values():
                 images.close()
 
-    def _pipeline(self, split: str, seed: int, batch_size: int) -> Feed:
+    def _pipeline(self, split: str, seed: int, batch_size: int, *, repeating: bool = True) -> Feed:
         mean, std = self.plan.statistics
+        views = self._views if repeating else replace(self._views, repeat=None)
         return feed_of(
-            self._splits[split], views=self._views, workers=self.workers, mean=mean, std=std,
+            self._splits[split], views=views, workers=self.workers, mean=mean, std=std,
             batch_size=batch_size, seed=seed, device=self.plan.device,
         )  # fmt: skip
 
     def _with_teachers(self, pending: list[PlannedMember]) -> list[PlannedMember]:
         """Make or fetch the teacher if somebody needs it, so that its accuracy is seen before students are
         trained; give the members that can go on."""
-        scratch = Distillation(DISTILLERS.find("scratch")(), self.plan.benchmark.precision)
         able = []
         for member in pending:
             with self._setting_aside([member]):
                 if "teacher" in member.artifacts:
-                    self._foundry.make(self.plan.artifacts[member.artifacts["teacher"]], scratch)
+                    planned = self.plan.artifacts[member.artifacts["teacher"]]
+                    scratch = Distillation(DISTILLERS.find("scratch")(), planned.precision)
+                    self._foundry.make(planned, scratch)
                 able.append(member)
         return able
 
@@ -241,15 +251,20 @@ class Session:
     ) -> tuple[Cohort, list[PlannedMember]]:
         """Build the members at their start; those whose source of soft labels failed are left out."""
         plan, seed = self.plan, planned[0].seed
-        shared = SharedTeacher(teacher.network, plan.benchmark.precision) if teacher else None
-        sources = self._sources(planned, images, shared)
-        planned = [p for p in planned if (name := source_name(p.method)) is None or name in sources]
         setting = setting_of(plan, teacher=teacher is not None)
         if teacher:
             setting = setting._replace(teacher_head=getattr(teacher.network, "classifier", None))
-        members = [self._member(p, setting) for p in planned]
+        members = {p.key: self._member(p, setting) for p in planned}
+        shared = None
+        if teacher is not None:
+            distillers = {m.name: m.distiller for m in members.values()}
+            keeping = keeping_of(plan, planned, setting, distillers)
+            shared = self._shared_teacher(teacher, keeping, images)
+        sources = self._sources(planned, images, shared)
+        planned = [p for p in planned if (name := source_name(p.method)) is None or name in sources]
         epochs = plan.benchmark.student.recipe.epochs
-        return Cohort(members, images, epochs, shared, sources, seed, setting.classes), planned
+        left = [members[p.key] for p in planned]
+        return Cohort(left, images, epochs, shared, sources, seed, setting.classes), planned
 
     def _train_cohort(self, planned: list[PlannedMember], position: Position, images: Feed) -> None:
         plan, seed = self.plan, planned[0].seed
@@ -285,6 +300,29 @@ class Session:
             (self._foundry.made[p.artifacts["teacher"]] for p in planned if "teacher" in p.artifacts), None
         )
 
+    def _ready_teacher(self, teacher: Artifact) -> tuple[nn.Module, str, str]:
+        """Give the network that answers, its precision, and as what its answers are kept."""
+        plan, precision = self.plan, teacher.plan.precision
+        network = for_teaching(teacher.network, precision, plan.data.channels, plan.size)
+        if plan.compiled:
+            network.compile(dynamic=False)
+        return network, precision, plan.benchmark.digests
+
+    def _shared_teacher(self, teacher: Artifact, keeping: Keeping, images: Feed) -> SharedTeacher:
+        """Give the teacher of a cohort, with a bank where something is kept."""
+        plan = self.plan
+        if not keeping.kept:
+            return SharedTeacher(*self._ready_teacher(teacher))
+        folder, settings = bank_of(plan, teacher.plan, images.seed)
+        say = self.reporter.message
+        for line in told_of(keeping, folder):
+            say(line)
+        bank = TeacherBank(folder, len(images), settings, say)
+        return BankedTeacher(
+            *self._ready_teacher(teacher), bank=bank, keeping=keeping, views=images.views,
+            steps=images.steps, seed=images.seed, say=say,
+        )  # fmt: skip
+
     def _sources(
         self, planned: list[PlannedMember], images: Feed, teacher: SharedTeacher | None
     ) -> dict[str, Source]:
@@ -303,7 +341,7 @@ class Session:
                 source.fit(RunWorkshop(
                     images, plan.data, plan.statistics, member.seed,
                     teacher if "teacher" in source.needs else None, own, builders, self._foundry,
-                    plan.benchmark.precision,
+                    {n: plan.precision_of(plan.benchmark.section(n)) for n in (*own, *builders)},
                 ))  # fmt: skip
                 if dict(source.content()) != member.method.source_content:
                     raise KdzooError(
@@ -317,12 +355,15 @@ class Session:
         plan, seed, method = self.plan, planned.seed, planned.method
         section = plan.benchmark.student
         network = seeded_network(lambda: plan.build_network(section), key(seed, "student")).to(plan.device)
+        network, precision = laid_out(network, plan.precision), plan.precision
+        if plan.compiled:
+            network.compile(dynamic=False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key(seed, "adapter"))
             distiller = build_distiller(method.distiller, setting, method.options).to(plan.device)
         parameters = [*network.parameters(), *(p for p in distiller.parameters() if p.requires_grad)]
         member = Member(
-            method.name, network, Distillation(distiller, plan.benchmark.precision),
+            method.name, network, Distillation(distiller, precision),
             build_optimizer(section.recipe.optimizer, parameters), seed, source_name(method),
             needs_teacher(method),
         )  # fmt: skip
@@ -380,7 +421,7 @@ class Session:
             size=plan.size,
             mean=mean,
             std=std,
-            precision=plan.benchmark.precision,
+            precision=plan.precision,
             pictures={
                 "fit": fit if fit in get_args(Fit) else "crop",
                 "short_side": plan.short_side,
@@ -417,7 +458,7 @@ class Session:
             "optimizer": recipe["optimizer"],
             "param_scheduler": recipe["param_scheduler"],
             "views": seen["views"],
-            "precision": plan.benchmark.precision,
+            "precision": plan.computed,
             "val_fraction": plan.benchmark.val_fraction,
             "method": {**planned.settings, **({"pairs": paired} if paired else {})},
         }  # fmt: skip

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdzoo.checks import KdzooError
-from kdzoo.distillers.base import Distiller
-from kdzoo.outputs import Batch, Guide, ModelOutput, SoftLabels
+from kdzoo.outputs import Batch, Guide, SoftLabels
 from kdzoo.sources.base import Source
 from kdzoo.training.member import Member
 from kdzoo.training.networks import SharedTeacher
@@ -39,7 +38,6 @@ class Shared:
         self._sources = sources
         self._draws = draws
         self._soft_labels: dict[str, SoftLabels] = {}
-        self._digests: dict[Any, dict[str, Tensor]] = {}
         self._versions: dict[int, tuple[str, Tensor, int]] = {}
         self._watch("batch", batch)
 
@@ -56,36 +54,36 @@ class Shared:
         if member.source is not None:
             soft_labels = self._soft_labels_of(member.source)
         if distiller is not None and distiller.needs_teacher():
-            # Members share a digest if the same function makes it from the same options and fields.
-            options = tuple((name, distiller.options[name]) for name in distiller.digest_options)
-            # A class that inherits a digest may have changed what it calls, so it has one of its own.
-            plain = type(distiller).digest is Distiller.digest
-            key = (None if plain else type(distiller), options, distiller.needs)
-            if key not in self._digests:
-                teacher = self._teacher_output()
-                torch.manual_seed(self._draws)
-                self._digests[key] = distiller.detached_digest(teacher)
-                self._watch("teacher", self._digests[key])
-            digest = self._digests[key]
+            teacher = self._asked_teacher()
+            # Watched before the method's digest sees it, which might write into it.
+            teacher.ready(self._batch, distiller)
+            self._watch_teacher()
+            torch.manual_seed(self._draws)
+            digest = teacher.digest(self._batch, distiller)
+            self._watch_teacher()
         self.guides[member] = Guide(soft_labels, copy.copy(digest))
 
     def _soft_labels_of(self, source: str) -> SoftLabels:
         if source not in self._soft_labels:
-            needs = self._sources[source].needs
-            if "teacher" in needs:
-                self._teacher_output()
+            needs, fields = self._sources[source].needs, self._sources[source].teacher_fields
+            if "teacher" in needs and (fields is None or fields):
+                # Made and watched before the source sees it, who might write into it.
+                self._asked_teacher()(self._batch, fields)
+                self._watch_teacher()
             torch.manual_seed(self._draws)
             batch = self._batch if "indices" in needs else self._batch._replace(indices=None)
             self._soft_labels[source] = self._sources[source](batch)
             self._watch("soft_labels", self._soft_labels[source])
         return self._soft_labels[source]
 
-    def _teacher_output(self) -> ModelOutput:
+    def _asked_teacher(self) -> SharedTeacher:
         if self._teacher is None:
             raise ValueError("a method that reads a teacher must declare it in needs")
-        output = self._teacher(self._batch)
-        self._watch("teacher", output)
-        return output
+        return self._teacher
+
+    def _watch_teacher(self) -> None:
+        for thing in self._asked_teacher().made():
+            self._watch("teacher", thing)
 
     def _watch(self, name: str, thing: Any) -> None:
         """Remember the version counters of tensors that are new; in-place operations raise them, without a

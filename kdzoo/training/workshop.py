@@ -16,6 +16,7 @@ from kdzoo.keys import key
 from kdzoo.outputs import Batch, ModelOutput
 from kdzoo.training.artifacts import ArtifactPlan, Foundry
 from kdzoo.training.evaluation import chunk_of
+from kdzoo.training.execution import laid_out
 from kdzoo.training.loop import seeded_network
 from kdzoo.training.member import OwnLoss
 from kdzoo.training.networks import SharedTeacher, run_network
@@ -33,13 +34,14 @@ class RunWorkshop:
         plans: the artifacts that the source declares, by name.
         builders: of the networks that it declares to use untrained, by name.
         foundry: makes them.
-        precision: of passes through networks.
+        precisions: of the networks that it trains, or uses untrained, by name.
     """
 
     def __init__(
         self, images: Feed, data: Dataset, statistics: tuple[tuple[float, ...], tuple[float, ...]],
         seed: int, teacher: SharedTeacher | None, plans: Mapping[str, ArtifactPlan],
-        builders: Mapping[str, Callable[[], nn.Module]], foundry: Foundry, precision: str,
+        builders: Mapping[str, Callable[[], nn.Module]], foundry: Foundry,
+        precisions: Mapping[str, str],
     ) -> None:  # fmt: skip
         self.seed = seed
         self.num_classes = len(data.classes)
@@ -56,13 +58,14 @@ class RunWorkshop:
         self._plans = plans
         self._builders = builders
         self._foundry = foundry
-        self._precision = precision
+        self._precisions = precisions
+        self._made: dict[nn.Module, str] = {}
 
-    def teacher(self, batch: Batch) -> ModelOutput:
+    def teacher(self, batch: Batch, fields: frozenset[str] | None = None) -> ModelOutput:
         """Run the cohort's teacher on a batch, once however many ask."""
         if self._teacher is None:
             raise ValueError('a source that asks for the teacher must declare needs = frozenset({"teacher"})')
-        return self._teacher(batch)
+        return self._teacher(batch, fields)
 
     def train(self, name: str, loss: Callable[[nn.Module, Batch], Tensor]) -> nn.Module:
         """Train a declared artifact, or fetch it if it was trained before."""
@@ -72,7 +75,9 @@ class RunWorkshop:
             )
         # What the source draws afterwards must not depend on whether this one was trained or only read.
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            return self._foundry.make(self._plans[name], OwnLoss(loss, self._precision)).network
+            network = self._foundry.make(self._plans[name], OwnLoss(loss, self._precisions[name])).network
+        self._made[network] = self._precisions[name]
+        return network
 
     def untrained(self, name: str, purpose: str) -> nn.Module:
         """Build a declared network with initial weights keyed by the run's seed; on the CPU, so that every
@@ -81,7 +86,9 @@ class RunWorkshop:
             raise ValueError(
                 f"a source that builds {name!r} must declare it in builds, which has {list(self._builders)}"
             )
-        return seeded_network(self._builders[name], self.key(purpose)).to(self.device).eval()
+        network = seeded_network(self._builders[name], self.key(purpose)).to(self.device).eval()
+        self._made[network] = self._precisions[name]
+        return laid_out(network, self._precisions[name])
 
     def key(self, purpose: str, *place: int) -> int:
         """Give the run's key for a draw."""
@@ -96,9 +103,9 @@ class RunWorkshop:
     @torch.no_grad()
     def embed(self, network: nn.Module, images: Tensor) -> Tensor:
         """Give the embeddings of images, in portions and without gradients."""
-        parts = []
+        parts, precision = [], self._made.get(network, "float32")
         for chunk in torch.split(images, chunk_of(images.shape[-1])):
-            embedding = run_network(network, chunk, self._precision).embedding
+            embedding = run_network(network, chunk, precision).embedding
             if embedding is None:
                 raise ValueError(f"{type(network).__name__} gives no embedding")
             parts.append(embedding)

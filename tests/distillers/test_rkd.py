@@ -1,11 +1,13 @@
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import smooth_l1_loss
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import kdzoo.distillers.rkd as rkd
 from kdzoo.distillers import build_distiller
 from kdzoo.distillers.rkd import RKD, rkd_angle_loss, rkd_distance_loss
+from kdzoo.functional import relations
+from kdzoo.functional.vectors import unit
 
 LOSSES = pytest.mark.parametrize("loss", [rkd_distance_loss, rkd_angle_loss])
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -103,40 +105,43 @@ def test_the_gradient_flows_through_the_students_mean():
 def test_zero_distances_take_no_part_in_the_mean():
     student = drawn(4, 3)
     student[3] = student[0]
-    found = rkd.distances(student)
+    found = relations.distances(student)
     assert found[0, 3] == 0
     assert found.sum() / (found > 0).sum() == pytest.approx(1)
     assert (found > 0).sum() == 10
 
 
-def largest_tensor(samples, width):
-    """The most numbers that any tensor of a forward and a backward pass has memory for."""
+class Recorder(TorchDispatchMode):
+    """Notes the largest tensor that any operation makes, in bytes."""
+
     largest = 0
 
-    class Recorder(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            nonlocal largest
-            made = function(*args, **(kwargs or {}))
-            for tensor in made if isinstance(made, (tuple, list)) else (made,):
-                if isinstance(tensor, torch.Tensor):
-                    largest = max(largest, tensor.untyped_storage().nbytes() // tensor.element_size())
-            return made
-
-    student, teacher = drawn(samples, width, dtype=torch.float32), drawn(samples, 24, dtype=torch.float32)
-    with Recorder():
-        value_and_gradient(rkd_angle_loss, student, teacher)
-    return largest
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, (tuple, list)) else (made,):
+            if isinstance(tensor, torch.Tensor):
+                self.largest = max(self.largest, tensor.untyped_storage().nbytes())
+        return made
 
 
-def test_the_angles_never_exist_all_at_once(monkeypatch):
+def test_the_angles_never_exist_all_at_once():
     # The directions to all pairs would be eight million numbers, the angles two million.
-    assert 128**2 < largest_tensor(128, 512) <= rkd.PORTION < 128**2 * 512
-    monkeypatch.setattr(rkd, "PORTION", 2**17)
-    assert 128**2 < largest_tensor(128, 16) <= 2**17 < 128**3
+    student, teacher = drawn(128, 512, dtype=torch.float32), drawn(128, 24, dtype=torch.float32)
+    with Recorder() as seen:
+        value_and_gradient(rkd_angle_loss, student, teacher)
+    assert seen.largest <= 8 * relations.PORTION < 8 * 128**3
 
 
-def test_the_forward_pass_keeps_no_angles_for_the_backward_pass(monkeypatch):
-    monkeypatch.setattr(rkd, "PORTION", 2**15)
+@LOSSES
+def test_a_batch_of_a_thousand_never_takes_a_thousand_cubed(loss, monkeypatch):
+    # Sixteen portions; as many as a GPU takes are slow to pretend.
+    monkeypatch.setattr(relations, "PORTION_ON_GPU", 2**26)
+    with FakeTensorMode(), torch.device("cuda"), Recorder() as seen:
+        loss(torch.empty(1024, 512, requires_grad=True), torch.empty(1024, 512))
+    assert 8 * 1024**2 <= seen.largest <= 2**29 < 8 * 1024**3
+
+
+def test_the_forward_pass_keeps_no_angles_for_the_backward_pass():
     kept = 0
 
     def count(tensor):
@@ -147,15 +152,117 @@ def test_the_forward_pass_keeps_no_angles_for_the_backward_pass(monkeypatch):
     student, teacher = drawn(48, 4).requires_grad_(), drawn(48, 5)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         rkd_angle_loss(student, teacher)
-    assert kept < 48**2
+    assert 48**2 <= kept < 8 * 48**2
+
+
+def test_the_backward_pass_makes_no_angles_again():
+    student, teacher = drawn(48, 4).requires_grad_(), drawn(48, 5)
+    loss = rkd_angle_loss(student, teacher)
+    with Recorder() as seen:
+        loss.backward()
+    assert seen.largest == 8 * 48**2
+
+
+def along_directions(student, teacher):
+    """Both losses as the paper's formulas say, by the directions between samples: the public way."""
+
+    def cosines(rows):
+        directions = unit(rows[None] - rows[:, None])
+        return directions @ directions.mT
+
+    def normalised(rows):
+        found = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
+        return found / (found.sum() / (found > 0).sum())
+
+    return {
+        rkd_angle_loss: smooth_l1_loss(cosines(student), cosines(teacher)),
+        rkd_distance_loss: smooth_l1_loss(normalised(student), normalised(teacher)),
+    }
+
+
+@LOSSES
+@pytest.mark.parametrize("width", [84, 512])
+@pytest.mark.parametrize("kind", ["usual", "far off", "close", "very close", "outlier", "equal"])
+def test_float32_is_exact_whatever_the_rows(loss, width, kind):
+    student, teacher = (drawn(24, width, seed=s, dtype=torch.float32).relu() for s in (0, 1))
+    for seed, rows in enumerate((student, teacher)):
+        near = drawn(3, width, seed=seed + 2, dtype=torch.float32)
+        if kind == "far off":
+            rows += 1000
+        elif kind == "outlier":
+            rows[0] *= 1000
+        elif kind != "usual":
+            rows[1:4] = rows[0] + {"close": 1e-3, "very close": 1e-5, "equal": 0.0}[kind] * near
+    value, gradient = value_and_gradient(loss, student, teacher)
+    leaf = student.double().requires_grad_()
+    exact = along_directions(leaf, teacher.double())[loss]
+    (slope,) = torch.autograd.grad(exact, leaf)
+    assert value.item() == pytest.approx(exact.item(), rel=1e-6)
+    assert (gradient - slope).norm() < 1e-6 * slope.norm()
+
+
+@LOSSES
+@pytest.mark.parametrize("samples", [2, 3])
+def test_few_samples_are_exact(loss, samples):
+    student, teacher = drawn(samples, 84), drawn(samples, 7, seed=1)
+    value, gradient = value_and_gradient(loss, student, teacher)
+    leaf = student.clone().requires_grad_()
+    exact = along_directions(leaf, teacher)[loss]
+    torch.testing.assert_close(value, exact.detach())
+    torch.testing.assert_close(gradient, torch.autograd.grad(exact, leaf)[0], rtol=1e-9, atol=1e-14)
+
+
+@LOSSES
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_embeddings_of_any_size_mean_the_same_in_float32(loss, scale):
+    student, teacher = drawn(7, 4, dtype=torch.float32), drawn(7, 5, seed=1, dtype=torch.float32)
+    value, gradient = value_and_gradient(loss, student, teacher)
+    found, slope = value_and_gradient(loss, student * scale, teacher * scale)
+    torch.testing.assert_close(found, value, rtol=1e-5, atol=0)
+    torch.testing.assert_close(slope.double() * scale, gradient.double(), rtol=1e-4, atol=1e-7)
+
+
+@LOSSES
+def test_bfloat16_is_widened_before_it_is_compared(loss):
+    student, teacher = drawn(7, 4).bfloat16(), drawn(7, 5, seed=1).bfloat16()
+    value, gradient = value_and_gradient(loss, student, teacher)
+    exact, slope = value_and_gradient(loss, student.float(), teacher.float())
+    assert value.dtype == gradient.dtype == torch.bfloat16
+    assert value == exact.bfloat16()
+    assert torch.equal(gradient, slope.bfloat16())
+
+
+@LOSSES
+def test_autocast_changes_no_digit(loss):
+    student, teacher = drawn(7, 4, dtype=torch.float32), drawn(7, 5, seed=1, dtype=torch.float32)
+    value, gradient = value_and_gradient(loss, student, teacher)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, slope = value_and_gradient(loss, student, teacher)
+    assert found == value
+    assert torch.equal(slope, gradient)
+
+
+def test_a_second_gradient_is_refused_aloud():
+    student = drawn(5, 4).requires_grad_()
+    (slope,) = torch.autograd.grad(rkd_angle_loss(student, drawn(5, 4, seed=1)), student, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
+def test_the_teachers_side_is_distances_made_once_a_batch(pair):
+    outputs = pair(widths=(4, 7))
+    distiller = build_distiller("rkd", outputs.setting)
+    kept = distiller.detached_digest(outputs.teacher)
+    assert {name: (t.shape, t.dtype) for name, t in kept.items()} == {"distances": ((6, 6), torch.float64)}
+    assert RKD.digest_scope == "batch"
 
 
 @pytest.mark.parametrize("portion", [1, 500, 1700, 2**22])
 def test_portions_change_nothing(portion, monkeypatch):
     student, teacher = drawn(13, 4), drawn(13, 7, seed=1)
-    monkeypatch.setattr(rkd, "PORTION", 2**30)
+    monkeypatch.setattr(relations, "PORTION", 2**30)
     value, gradient = value_and_gradient(rkd_angle_loss, student, teacher)
-    monkeypatch.setattr(rkd, "PORTION", portion)
+    monkeypatch.setattr(relations, "PORTION", portion)
     found, slope = value_and_gradient(rkd_angle_loss, student, teacher)
     torch.testing.assert_close(found, value, rtol=1e-12, atol=0)
     torch.testing.assert_close(slope, gradient, rtol=1e-10, atol=1e-14)

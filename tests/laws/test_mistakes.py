@@ -44,7 +44,7 @@ WRONG = [
     (["--cae-epochs", "0"], "epochs must be an integer of at least 1, got 0"),
     (["--val-fraction", "1"], "val_fraction must be a number in [0, 1), got 1"),
     (["--val-fraction", "nan"], "val_fraction must be a number in [0, 1), got nan"),
-    (["--precision", "fp16"], "precision must be float32 or bf16, got 'fp16'"),
+    (["--precision", "fp16"], "precision must be float32, bf16 or auto, got 'fp16'"),
     (["--device", "gpu"], "device must be cpu"),
     (["--device", "cuda:99"], "device must be cpu"),
     (["--workers", "-5"], "workers must be an integer of at least 0, got -5"),

@@ -289,7 +289,7 @@ def test_mistakes_in_a_config_are_answered_in_a_line(config, more, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "float16"}, "kdzoo: precision must be float32 or bf16, got 'float16'."),
+        ({"precision": "float16"}, "kdzoo: precision must be float32, bf16 or auto, got 'float16'."),
         ({"val_fraction": 1}, "kdzoo: val_fraction must be a number in [0, 1), got 1."),
         ({"val_fraction": -0.1}, "val_fraction must be"),
         ({"val_fraction": float("nan")}, "val_fraction must be"),

@@ -276,8 +276,11 @@ def test_a_network_that_is_built_untrained_is_part_of_the_key(keys):
 def test_method_settings_grow_only_where_there_is_something_to_say(plan, monkeypatch):
     monkeypatch.setattr(SOURCES.find("uniform"), "content", lambda source: {"sha256": "f" * 64})
     found = plan(METHODS + ",kd+random_cae")
-    settings = {m.name: planning.method_settings(m, found.benchmark) for m in found.methods}
+    settings = {m.name: planning.method_settings(m, found) for m in found.methods}
     usual = {"distiller", "options", "version", "source", "source_options", "source_version"}
+    for method in found.methods:
+        taught = settings[method.name].pop("teacher_pass", None)
+        assert (taught is not None) == planning.needs_teacher(method)
     extra = {name: {k: v for k, v in s.items() if k not in usual} for name, s in settings.items()}
     assert extra.pop("kd+uniform") == {"source_content": {"sha256": "f" * 64}}
     assert extra.pop("kd+random_cae") == {

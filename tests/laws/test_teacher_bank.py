@@ -1,0 +1,174 @@
+"""Laws 1 and 3 with a teacher bank: on, off, filled by another run, resumed, no number changes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tinyzoo import STEPS, Bench, registered
+
+from kdzoo.api import Results
+from kdzoo.checks import KdzooError, UsageError
+from kdzoo.data.pipeline import Pipeline
+from kdzoo.data.views import Views
+from kdzoo.distillers import Distiller
+from kdzoo.registry import DISTILLERS
+
+METHODS = "kd,at,rkd,kdsvd,fitnet,pkt"
+
+
+def run(folder: Path, methods: str = METHODS, **options: Any) -> Results:
+    folder.mkdir(exist_ok=True)
+    results = Bench(folder).run(methods, **options)
+    assert not results.failed
+    return results
+
+
+def of(results: Results) -> dict[str, Any]:
+    return {record.method: record.repeatable() for record in results.records}
+
+
+def passes(results: Results) -> int:
+    return results.records[0].timing["teacher_passes"]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """The methods' numbers without any bank, three epochs of which the third repeats the first's views."""
+    with registered():
+        return run(tmp_path_factory.mktemp("plain"), epochs=3, views=2, teacher_bank="off")
+
+
+@pytest.fixture(autouse=True)
+def _zoo(zoo: None) -> None:
+    """All tests here work with the tiny zoo."""
+
+
+def test_a_run_has_the_same_numbers_with_a_bank(plain, tmp_path):
+    banked = run(tmp_path, epochs=3, views=2)
+    assert of(banked) == of(plain)
+    # The third epoch has the views of the first, and needs no teacher.
+    assert passes(banked) == 2 * STEPS
+    assert passes(plain) == 3 * STEPS
+
+
+def test_a_bank_filled_by_other_methods_and_lengths_serves_all_alike(plain, tmp_path):
+    bank = tmp_path / "bank"
+    run(tmp_path / "a", "at,dkd,fitnet,kdsvd", epochs=2, teacher_bank=bank)
+    more = run(tmp_path / "b", "pkt", epochs=3, views=2, teacher_bank=bank)
+    assert of(more)["pkt"] == of(plain)["pkt"]
+    warm = run(tmp_path / "c", epochs=3, views=2, teacher_bank=bank)
+    assert of(warm) == of(plain)
+    assert passes(warm) == 0
+
+
+def test_what_is_too_large_for_the_limit_keeps_the_teacher_running_and_is_named(plain, tmp_path, capsys):
+    some = run(tmp_path, epochs=3, views=2, bank_limit=0.0005, progress=True)
+    assert of(some) == of(plain)
+    assert passes(some) == 3 * STEPS
+    told = capsys.readouterr()
+    assert "too large to be kept" in told.out + told.err
+    assert "fitnet" in told.out + told.err
+
+
+def test_a_row_that_is_not_what_the_teacher_says_is_loud(tmp_path, monkeypatch):
+    bank = tmp_path / "bank"
+    run(tmp_path / "a", "kd", epochs=1, teacher_bank=bank)
+    from kdzoo.training.bank import TeacherBank
+
+    read = TeacherBank.read
+
+    def spoilt(self, *place, **how):
+        rows = read(self, *place, **how)
+        return rows and {name: tensor + 1e-6 for name, tensor in rows.items()}
+
+    monkeypatch.setattr(TeacherBank, "read", spoilt)
+    with pytest.raises(KdzooError, match=r"does not hold what the teacher says.*--teacher-bank off"):
+        run(tmp_path / "b", "kd,dkd", epochs=1, teacher_bank=bank)
+
+
+def test_a_method_whose_rows_depend_on_their_neighbours_is_not_kept(tmp_path, capsys, request):
+    class Neighbourly(Distiller):
+        """Declares its digest as one of samples, which it is not."""
+
+        needs = frozenset({"embedding"})
+
+        def digest(self, teacher):
+            return {"centred": teacher.embedding - teacher.embedding.mean(dim=0)}
+
+        def forward(self, student, guide, batch, progress):
+            return {"own": (student.logits.mean() - guide.teacher["centred"].square().mean()).square()}
+
+    DISTILLERS.register("neighbourly")(Neighbourly)
+    request.addfinalizer(lambda: DISTILLERS._module_dict.pop("neighbourly"))
+    off = run(tmp_path / "off", "neighbourly", epochs=2, views=1, teacher_bank="off")
+    on = run(tmp_path / "on", "neighbourly", epochs=2, views=1, progress=True)
+    assert of(on) == of(off)
+    assert passes(on) == 2 * STEPS
+    assert "neighbourly not kept" in "".join(capsys.readouterr())
+
+
+def test_rounded_digests_have_the_same_numbers_with_and_without_a_bank(plain, tmp_path):
+    off = run(tmp_path / "a", epochs=3, views=2, digests="float16", teacher_bank="off")
+    on = run(tmp_path / "b", epochs=3, views=2, digests="float16")
+    assert of(on) == of(off)
+    assert of(on) != of(plain)
+    assert on.records[0].key != plain.records[0].key
+    assert on.records[0].settings["method"]["teacher_pass"]["digests"] == "float16"
+    exact = next((tmp_path / "b" / "work" / "banks").rglob("entry.json"))
+    assert "float16" in exact.read_text()
+
+
+def test_views_repeat_after_as_many_epochs_and_orders_do_not():
+    images = np.random.default_rng(0).integers(0, 256, (12, 1, 8, 8), dtype=np.uint8)
+
+    def feed(repeat):
+        views = Views(crop_padding=2, flip=True, rotation=15.0, repeat=repeat)
+        return Pipeline(
+            images, np.zeros(12, np.int64), views=views, mean=(0.5,), std=(0.5,), batch_size=12, seed=0,
+            device="cpu",
+        )  # fmt: skip
+
+    def seen(feed, epoch):
+        batch = feed.batch(epoch, 0)
+        return batch.images[batch.indices.argsort()]
+
+    twice, always = feed(2), feed(None)
+    assert torch.equal(seen(twice, 0), seen(twice, 2))
+    assert torch.equal(seen(twice, 1), seen(always, 1))
+    assert not torch.equal(seen(twice, 0), seen(twice, 1))
+    assert not torch.equal(seen(always, 0), seen(always, 2))
+    assert not torch.equal(twice.batch(0, 0).indices, twice.batch(2, 0).indices)
+
+
+def test_views_that_repeat_are_a_protocol_of_their_own_and_leave_the_teacher_as_it_is(tmp_path):
+    plain = run(tmp_path, "kd", epochs=1)
+    repeated = run(tmp_path, "kd", epochs=1, views=2)
+    assert plain.records[0].protocol["hash"] != repeated.records[0].protocol["hash"]
+    assert plain.records[0].artifacts["teacher"]["key"] == repeated.records[0].artifacts["teacher"]["key"]
+    assert repeated.records[0].settings["views"]["repeat"] == 2
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"views": 0}, {"bank_limit": -1.0}, {"digests": "int8"}, {"compile": "maybe"}]
+)
+def test_wrong_choices_are_mistakes(tmp_path, wrong):
+    with pytest.raises(UsageError, match=next(iter(wrong)) if "views" not in wrong else "repeat"):
+        run(tmp_path, "kd", epochs=1, **wrong)
+
+
+def test_no_bank_is_made_where_nobody_needs_a_teacher(tmp_path):
+    run(tmp_path, "scratch,reffakd", epochs=1)
+    assert not Path(tmp_path / "work" / "banks").exists()
+
+
+def test_settings_of_a_bank_say_what_its_rows_depend_on(tmp_path):
+    results = run(tmp_path, "kd", epochs=1)
+    (bank,) = (tmp_path / "work" / "banks").iterdir()
+    settings = json.loads((bank / "settings.json").read_text())
+    assert settings["teacher"] == results.records[0].artifacts["teacher"]["key"]
+    assert {"data", "seed", "torch", "machine", "pass", "val_fraction"} <= set(settings)
