@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         default="wall",
         help="cpu: seconds of the process's own work, where others use the cores; with --threads 1",
     )
-    measure.add_argument("--precisions", type=_list, default=["float32", "bf16"])
+    measure.add_argument("--precisions", type=_list, default=["float32", "auto"])
     measure.add_argument("--contestants", type=_groups, default=list(GROUPS), help=", ".join(GROUPS))
     measure.add_argument("--output", type=Path, default=RESULTS, help="folder of records and plots")
     show = commands.add_parser("show", help="write tables and plots of records, from records alone")

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import torch
 
+from kdzoo.training.execution import has_bf16
+
 from . import ours, peers, plain_loop
 from .clock import Contestant, Marks
 from .limit import Limit
-from .pair import HAS_BANK, METHODS, Pair
-from .surroundings import Surroundings, has_bf16
+from .pair import METHODS, Pair
+from .surroundings import Surroundings
 
 GROUPS = ("limit", "kdzoo", "bank", "alone", "torchdistill", "plain")
 AS_IT_COMES = "limit, allocator as it comes"
@@ -30,6 +32,11 @@ class Line:
         precisions: of kdzoo and the limit.
         held: closes cohorts at the end.
         say: is told what is left out, and why.
+
+    Attributes:
+        contestants: all of them.
+        resident: bytes of each method's weights, gradients, momentum and buffers.
+        banks: what the teacher bank keeps of an image, in bytes by digest, for each precision.
     """
 
     def __init__(
@@ -40,13 +47,14 @@ class Line:
         self._say = say
         self.contestants: list[Contestant] = []
         self.resident: dict[str, int] = {}
+        self.banks: dict[str, dict[str, float]] = {}
         for precision in precisions:
-            if precision == "bf16" and not has_bf16(pair.device):
-                say("bf16: left out, this device does not have it")
+            if precision == "auto" and not has_bf16(pair.device):
+                say("precision auto: left out, this device has no bf16, so that it is float32")
             else:
                 self._add_own(precision)
         if "torchdistill" in groups:
-            self._add_torchdistill("bf16" in precisions)
+            self._add_torchdistill("auto" in precisions)
         if "plain" in groups:
             self.contestants += plain_loop.contestants(pair, METHODS[: self._counts[-1]])
 
@@ -66,22 +74,31 @@ class Line:
                 self._add("kdzoo, alone", method, precision, self._steps([method], precision))
         if not {"bank", "alone"} & set(groups):
             return
-        if not HAS_BANK:
-            self._say("teacher bank: left out, this kdzoo has none")
-            return
         bank = self._pair.work / f"bank-{precision}"
         readers = [m for m in most if not m.endswith("reffakd")]
         self._say(f"filling the teacher bank, {precision}")
         ours.fill_bank(self._pair, readers, precision, bank)
+        self.banks[precision] = ours.bytes_of_bank(self._pair, bank)
         for count in self._counts if "bank" in groups else []:
-            self._add(BANK, str(count), precision, self._steps(METHODS[:count], precision, bank))
+            self._add_banked(BANK, str(count), METHODS[:count], precision, bank)
         if "alone" in groups:
-            self._add("kdzoo, alone", "kd, warm bank", precision, self._steps(["kd"], precision, bank))
+            self._add_banked("kdzoo, alone", "kd, warm bank", ["kd"], precision, bank)
+
+    def _add_banked(self, who: str, what: str, methods: Sequence[str], precision: str, bank: Path) -> None:
+        """Add a cohort with a warm bank, if that spares it the teacher."""
+        steps = self._steps(methods, precision, bank)
+        steps()
+        if steps.cohort.teacher_passes:
+            self._say(f"{who}, {what}, {precision}: left out, the bank does not keep all that it reads")
+        else:
+            self._add(who, what, precision, steps)
 
     def _add_limit(self, precision: str) -> None:
         """Add the limit of every size; the largest one, also in the allocator's own surroundings."""
         methods = METHODS[: self._counts[-1]]
-        limit = Limit(self._pair, self._steps(methods, precision).cohort, precision)
+        plan = self._pair.plan(methods, precision)
+        each = plan.precision_of(plan.benchmark.section("teacher")), plan.precision
+        limit = Limit(self._pair, self._steps(methods, precision).cohort, each)
         self.resident = {name: bare.resident for name, bare in limit.bare.items()}
         networks = [bare.network for bare in limit.bare.values()]
         for count in self._counts:

@@ -29,15 +29,15 @@ class Limit:
     Args:
         pair: networks and shapes.
         cohort: of kdzoo; its teacher is used, its students are copied.
-        precision: "float32" or "bf16".
+        precisions: of teacher and student, "float32" or "bf16" each.
 
     Attributes:
         bare: the students, by method.
         size: height and width of the images in pixels.
     """
 
-    def __init__(self, pair: Pair, cohort: Cohort, precision: str) -> None:
-        self._precision = precision
+    def __init__(self, pair: Pair, cohort: Cohort, precisions: tuple[str, str]) -> None:
+        self._precisions = precisions
         self._teacher = None if cohort.teacher is None else cohort.teacher.network
         self.bare = {member.name: _Bare(member, pair.optimizer) for member in cohort.members}
         draw = torch.Generator().manual_seed(0)
@@ -46,14 +46,14 @@ class Limit:
         classes = len(pair.data.classes)
         rows = torch.rand(classes, classes, generator=draw) + 0.5
         self._rows = (rows / rows.sum(dim=1, keepdim=True)).to(pair.device)
-        self._batches = cycle(
-            Batch(
-                torch.randn(shape, generator=draw).to(pair.device),
-                torch.randint(classes, shape[:1], generator=draw).to(pair.device),
-                None,
-            )
-            for _ in range(BATCHES)
-        )
+        made = []
+        for _ in range(BATCHES):
+            images = torch.randn(shape, generator=draw).to(pair.device)
+            labels = torch.randint(classes, shape[:1], generator=draw).to(pair.device)
+            # Each network finds them in its layout, which kdzoo brings them to.
+            last = images.contiguous(memory_format=torch.channels_last)
+            made.append((last, Batch(last if precisions[1] == "bf16" else images, labels, None)))
+        self._batches = cycle(made)
 
     def step(self, marks: Marks, methods: tuple[str, ...]) -> None:
         """Take one step of some methods.
@@ -62,12 +62,12 @@ class Limit:
             marks: where time is spent.
             methods: of the cohort's.
         """
-        batch = next(self._batches)
+        for_teacher, batch = next(self._batches)
         output: Any = None
         if self._teacher is not None:
             marks("teacher")
             with torch.no_grad():
-                output = self._run(self._teacher, batch.images)
+                output = _run(self._teacher, for_teacher, self._precisions[0])
         for method in methods:
             marks(method)
             self._student(self.bare[method], batch, output)
@@ -80,15 +80,16 @@ class Limit:
         if "soft_labels" in distiller.needs:
             soft = probabilities(self._rows[batch.labels]) if bare.by_class else scores(teacher.logits)
         bare.optimizer.zero_grad()
-        output = self._run(bare.network, batch.images)
+        output = _run(bare.network, batch.images, self._precisions[1])
         terms = distiller.terms(output, Guide(soft, digest), batch, Progress(EPOCHS // 2, EPOCHS, 0, 1))
         torch.stack(list(terms.values())).sum().backward()
         bare.optimizer.step()
 
-    def _run(self, network: nn.Module, images: Tensor) -> ModelOutput:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._precision == "bf16"):
-            output: ModelOutput = network(images)
-        return widened(output)
+
+def _run(network: nn.Module, images: Tensor, precision: str) -> ModelOutput:
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        output: ModelOutput = network(images)
+    return widened(output)
 
 
 class _Bare:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import tempfile
 import time
 from argparse import Namespace
@@ -92,6 +94,7 @@ def measure(options: Namespace) -> Record:
             "load before and after": [load_before, _load()],
             "seconds": round(time.time() - began),
             "left_out": left_out,
+            "bytes a bank keeps of an image": line.banks,
             "samples": [c.sample() for c in line.contestants],
         }
         held.close()
@@ -102,7 +105,7 @@ def measure(options: Namespace) -> Record:
                 "members": line.resident,
             }
         if "losses" in options.contestants:
-            record["losses"] = _losses(say)
+            record["losses"] = _losses(options, say)
     return finish(record)
 
 
@@ -133,10 +136,21 @@ def write(record: Record, folder: Path) -> Path:
     return path
 
 
-def _losses(say: Any) -> dict[str, Any] | None:
-    """Measure each loss alone against its plain form, where that measurement is there."""
-    say("losses: left out, they are not measured here yet")
-    return None
+def _losses(options: Namespace, say: Any) -> dict[str, Any] | None:
+    """Measure each loss alone against its plain form, by that measurement's own command."""
+    command = Path(__file__).parents[1] / "losses" / "measure.py"
+    if options.clock == "cpu":
+        say("losses: left out, they are timed by the wall's clock")
+        return None
+    device = choose_device(options.device).type
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "losses.json")
+        threads = [] if options.threads is None else ["--threads", str(options.threads)]
+        subprocess.run(
+            [sys.executable, str(command), "--device", device, "--output", str(path), *threads], check=True
+        )
+        found: dict[str, Any] = json.loads(path.read_text())
+    return found
 
 
 def _load() -> float:

@@ -49,7 +49,7 @@ def sample_of(record: Record, who: str, what: str, precision: str) -> dict[str, 
         record: of a measurement.
         who: whose loop.
         what: its methods.
-        precision: "float32" or "bf16".
+        precision: "float32", "auto" or "bf16".
     """
     wanted = (who, what, precision)
     return next((s for s in record["samples"] if (s["who"], s["what"], s["precision"]) == wanted), None)
@@ -147,8 +147,8 @@ def _apart(record: Record) -> dict[str, Any]:
         told["allocator's thresholds"] = ratio(as_it_comes["seconds"], limit["seconds"])
     if (plain := sample_of(record, "teacher as it comes", "teacher", "float32")) and "teacher" in parts:
         told["teacher's folding and layout"] = ratio(plain["seconds"], parts["teacher"])
-    if half := sample_of(record, "limit", most, "bf16"):
-        told["bf16"] = ratio(limit["seconds"], half["seconds"])
+    if half := sample_of(record, "limit", most, "auto"):
+        told["precision auto"] = ratio(limit["seconds"], half["seconds"])
     return told
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ def cohort_of(
     Args:
         pair: networks and data.
         methods: in the grammar.
-        precision: "float32" or "bf16".
+        precision: "float32" or "auto".
         bank: folder of the teacher bank; None for no bank.
     """
     session = Session(pair.plan(methods, precision, bank), Reporter(), "python -m benchmarks.throughput")
@@ -72,10 +73,24 @@ def fill_bank(pair: Pair, methods: Sequence[str], precision: str, bank: Path) ->
     Args:
         pair: networks and data.
         methods: those that read a teacher.
-        precision: "float32" or "bf16".
+        precision: "float32" or "auto".
         bank: folder of the bank.
     """
     with cohort_of(pair, methods, precision, bank) as cohort:
         steps = Steps(cohort)
         for _ in range(cohort.images.steps):
             steps()
+
+
+def bytes_of_bank(pair: Pair, bank: Path) -> dict[str, float]:
+    """Give what a filled bank keeps of one image, in bytes, by digest.
+
+    Args:
+        pair: networks and data.
+        bank: folder of the bank.
+    """
+    found: dict[str, float] = {}
+    for path in sorted(bank.glob("*/*/entry.json")):
+        size = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
+        found[json.loads(path.read_text())["name"]] = size / len(pair.data.train)
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,6 @@ from ..steps.measure import part
 METHODS = ("kd", "dkd", "reffakd", "at", "pkt", "rkd", "fitnet", "kdsvd", "dkd+reffakd")
 # Epochs that schedules are told of; none of them is trained to its end.
 EPOCHS = 200
-HAS_BANK = "teacher_bank" in inspect.signature(kdzoo.plan).parameters
 
 
 @dataclass(frozen=True)
@@ -78,12 +76,12 @@ class Pair:
 
         Args:
             methods: in the grammar.
-            precision: "float32" or "bf16".
+            precision: "float32" or "auto".
             bank: folder of the teacher bank; None for no bank.
         """
-        options: dict[str, Any] = {"teacher_bank": "off"} if HAS_BANK else {}
+        options: dict[str, Any] = {"teacher_bank": "off"}
         if bank is not None:
-            options = {"teacher_bank": str(bank), "views": 1}
+            options = {"teacher_bank": bank, "views": 1}
         if self.teacher_file.exists():
             options["teacher_checkpoint"] = self.teacher_file
         return kdzoo.plan(

@@ -52,6 +52,7 @@ class _Loop:
         rows = torch.rand(len(pair.data.classes), len(pair.data.classes)) + 0.5
         self._by_class = rows.softmax(dim=1).log().mul(TEMPERATURE).to(pair.device)
         self._reads_teacher = not method.endswith("reffakd")
+        self._clips = method == "kdsvd"
         self._loss = _loss_of(method, pairs, hint, regressor)
         parameters = [*self.student.parameters(), *(regressor.parameters() if method == "fitnet" else [])]
         options = {name: value for name, value in pair.optimizer.items() if name != "type"}
@@ -69,6 +70,11 @@ class _Loop:
         loss = self._loss(self.student(images), guide, labels)
         self._optimizer.zero_grad()
         loss.backward()
+        if self._clips:
+            # A plain decomposition has gradients without bound where singular values meet.
+            for parameter in self.student.parameters():
+                parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
+            nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self._optimizer.step()
 
 

@@ -94,7 +94,14 @@ def _small_tables(record: Record, form: str) -> list[str]:
         titles = ["form", "a", "largest residual"]
         made.append(tabulate(fits, titles, tablefmt=form, disable_numparse=True))
     if record.get("losses"):
-        made.append(record["losses"]["table"])
+        measured = record["losses"]["losses"]
+        titles = list(next(iter(measured.values())))
+        rows = [[name, *(str(found[t]) for t in titles)] for name, found in measured.items()]
+        head = f"loss alone, N = {record['losses']['samples']}"
+        made.append(tabulate(rows, [head, *titles], tablefmt=form, disable_numparse=True))
+    for precision, kept in record["bytes a bank keeps of an image"].items():
+        each = ", ".join(f"{name} {size / 1000:.3g}" for name, size in kept.items())
+        made.append(f"The teacher bank in {precision} keeps of each image, in kB: {each}.")
     return made
 
 

@@ -16,7 +16,8 @@ import torch
 from kdzoo.training.runtime import environment
 
 # glibc's numbers of the parameters of mallopt (malloc.h).
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+MAPPED_BLOCKS = 65536  # as many as glibc maps by default
 # Above this size glibc's threshold does not grow by itself: DEFAULT_MMAP_THRESHOLD_MAX of malloc.c, 64 bits.
 SETTLED = 32 << 20
 RAISED = 1 << 30
@@ -75,7 +76,10 @@ class Allocator:
 
     def _thresholds(self, mmap: int, trim: int) -> None:
         assert self._libc is not None
-        self._libc.mallopt(M_MMAP_THRESHOLD, mmap)
+        self._libc.mallopt(M_MMAP_MAX, MAPPED_BLOCKS)
+        if not self._libc.mallopt(M_MMAP_THRESHOLD, mmap):
+            # Older glibc takes no threshold above 32 MiB, but can do without mapped blocks altogether.
+            self._libc.mallopt(M_MMAP_MAX, 0)
         self._libc.mallopt(M_TRIM_THRESHOLD, trim)
 
     def _plug(self) -> None:
@@ -123,13 +127,6 @@ class Surroundings:
         if torch.cuda.is_available():
             torch.use_deterministic_algorithms(self.kdzoo, warn_only=True)
             torch.backends.cudnn.allow_tf32 = not self.kdzoo
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Say whether a device computes in bfloat16 faster than in float32: a GPU's cores, avx512_bf16 or amx."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool({"avx512_bf16", "amx_bf16"} & processor_flags())
 
 
 def processor_flags() -> set[str]:

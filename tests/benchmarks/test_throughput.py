@@ -42,7 +42,7 @@ def test_the_command_measures_and_shows_from_the_record_alone(
     command = [
         "measure", "--benchmark", str(bench.config), "--rounds", "1", "--counts", "1,9", "--device", "cpu",
         "--threads", "1", "--epoch-steps", "2", "--settle", "0", "--output", str(tmp_path / "out"),
-        "--contestants", "limit,kdzoo,alone,torchdistill,plain", "--precisions", "float32",
+        "--contestants", "limit,kdzoo,bank,alone,torchdistill,plain", "--precisions", "float32",
     ]  # fmt: skip
     assert throughput.main(command) == 0
     said = capsys.readouterr().out
@@ -53,7 +53,8 @@ def test_the_command_measures_and_shows_from_the_record_alone(
     timed = {(s["who"], s["what"]) for s in found["samples"]}
     assert {("limit", "1"), ("limit", "9"), ("kdzoo", "1"), ("kdzoo", "9")} < timed
     assert {("plain loop", m) for m in found["methods"]} < timed
-    assert {("kdzoo, alone", "scratch"), ("kdzoo, alone", "reffakd")} < timed
+    assert {("kdzoo, alone", m) for m in ("scratch", "reffakd", "kd, warm bank")} < timed
+    assert {("kdzoo, warm bank", "1"), ("kdzoo, warm bank", "9")} < timed
     assert all(len(s["seconds"]) == 1 for s in found["samples"])
     assert set(found["bare"]) == {"teacher", *found["methods"]}
     assert set(found["ratios"]["over the limit"]["kdzoo, float32"]) == {"1", "9"}
@@ -126,7 +127,7 @@ def test_the_limit_moves_its_own_copies_by_the_same_losses_and_leaves_the_cohort
     pair = pairs.load_pair(str(bench.config), None, steps=2, work=tmp_path, device=cpu, lr=1e-3)
     with ours.cohort_of(pair, ["kd", "at"], "float32") as cohort:
         before = [p.clone() for m in cohort.members for p in m.network.parameters()]
-        limit = limits.Limit(pair, cohort, "float32")
+        limit = limits.Limit(pair, cohort, ("float32", "float32"))
         limit.step(clock.Marks(cpu), ("kd",))
         after = [p for m in cohort.members for p in m.network.parameters()]
         assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
@@ -134,3 +135,18 @@ def test_the_limit_moves_its_own_copies_by_the_same_losses_and_leaves_the_cohort
         assert moved == {"kd": True, "at": False}
         # Weights, gradients, momentum, in float32; the buffers are batch norms'.
         assert limit.bare["kd"].resident > 12 * sum(p.numel() for p in pair.student().parameters())
+
+
+def test_a_filled_bank_spares_the_teacher(throughput: ModuleType, bench: Bench, tmp_path: Path) -> None:
+    ours, pairs = (importlib.import_module(f"benchmarks.throughput.{n}") for n in ("ours", "pair"))
+    cpu = torch.device("cpu")
+    pair = pairs.load_pair(str(bench.config), None, steps=2, work=tmp_path, device=cpu, lr=1e-3)
+    bank = tmp_path / "bank"
+    ours.fill_bank(pair, ["kd", "at"], "float32", bank)
+    with ours.cohort_of(pair, ["at"], "float32", bank) as cohort:
+        steps = ours.Steps(cohort)
+        told = [steps() for _ in range(3)]
+        assert cohort.teacher_passes == 0
+    assert all(set(seconds) == {"shared", "at"} for seconds in told)
+    assert set(ours.bytes_of_bank(pair, bank)) == {"at", "logits"}
+    assert ours.bytes_of_bank(pair, bank)["logits"] >= 16
