@@ -137,7 +137,7 @@ def test_a_sparse_file_counts_as_what_it_takes(work: Path) -> None:
         ([DONE, "--finished"], files(DONE)),
         (["runs", "--finished"], files("runs")),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(sorted(value)),
 )  # fmt: skip
 def test_what_is_named_goes_and_nothing_else(
     work: Path, capsys: pytest.CaptureFixture[str], words: list[str], gone: set[str]
