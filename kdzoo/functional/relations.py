@@ -12,6 +12,8 @@ from torch.autograd.function import once_differentiable
 # has enough to do; 80 MiB there.
 PORTION = 2**18
 PORTION_ON_GPU = 2**22
+# Of the mean distance: shorter sides have no direction that float64 knows.
+SHORTEST = 1e-14
 
 
 def distances(embedding: Tensor) -> Tensor:
@@ -29,11 +31,7 @@ def distances(embedding: Tensor) -> Tensor:
 
     Source: Park et al. 2019, "Relational Knowledge Distillation", the distance-wise potential.
     """
-    wide = embedding.double()
-    # Neither place nor size means anything, so both may be constants in the gradient.
-    centred = wide - wide.detach().mean(dim=0)
-    largest = centred.detach().abs().amax()
-    found: Tensor = _Distances.apply(centred / largest.masked_fill(largest == 0, 1.0))
+    found: Tensor = _Distances.apply(embedding.double())
     mean = found.sum() / (found > 0).sum().clamp(min=1)
     return found / mean.masked_fill(mean == 0, 1.0)
 
@@ -58,14 +56,16 @@ class _Distances(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> Tensor:
         rows, found = ctx.saved_tensors
+        # What all have in common cancels, and would take the digits of what they have not along.
+        rows = rows - rows.mean(dim=0)
         pull = (slope + slope.T) * _inverse(found)
         turned: Tensor = pull.sum(dim=1, keepdim=True) * rows - pull @ rows
         return turned
 
 
-def _inverse(found: Tensor) -> Tensor:
-    """Give 1 / distance, and 0 where there is none."""
-    nothing = found == 0
+def _inverse(found: Tensor, least: float = 0.0) -> Tensor:
+    """Give 1 / distance, and 0 for those up to the least."""
+    nothing = found <= least
     return found.masked_fill(nothing, 1.0).reciprocal().masked_fill(nothing, 0.0)
 
 
@@ -77,12 +77,12 @@ def angle_difference(student: Tensor, teacher: Tensor, *, dtype: torch.dtype) ->
     taken once (no `create_graph`).
 
     Args:
-        student: [N, N] distances of any unit, float64.
+        student: [N, N] distances over their mean, float64.
         teacher: [N, N]; takes no gradient.
         dtype: of the cosines, float32 at least; what they are made of is float64.
 
     Returns:
-        A scalar of float64, the mean over N x N x N entries; where a side has length 0 the cosine is 0.
+        A scalar of float64, the mean over N x N x N entries; where a side has no length (`SHORTEST`) the cosine is 0.
     """
     value: Tensor
     value, _ = _AngleDifference.apply(student, teacher, torch.promote_types(dtype, torch.float32))
@@ -120,14 +120,12 @@ class _Sides(NamedTuple):
         torch.add(self.halves[j, None], self.halves[k], out=wide)
         # Close corners make this difference small: in float64 it keeps its digits.
         out.copy_(wide.sub_(self.halves[j, k, None]))
-        out.mul_(self.inverse[k]).mul_(self.inverse[j, None])
-        # Of sides near the resolution of float64 rounding would make anything.
-        return out.clamp_(-1.0, 1.0)
+        return out.mul_(self.inverse[k]).mul_(self.inverse[j, None])
 
 
 def _difference_and_slope(student: Tensor, teacher: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     count, device = len(student), student.device
-    ours, theirs = (_Sides(d.square() / 2, _inverse(d).to(dtype)) for d in (student, teacher))
+    ours, theirs = (_Sides(d.square() / 2, _inverse(d, SHORTEST).to(dtype)) for d in (student, teacher))
     portion = PORTION if device.type == "cpu" else PORTION_ON_GPU
     tall = max(1, min(count, portion // count**2))
     broad = max(1, min(count, portion // (tall * count)))
