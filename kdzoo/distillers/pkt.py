@@ -29,9 +29,8 @@ def neighbours(embedding: Tensor, *, eps: float) -> Tensor:
         here: with it.
     """
     lengths: Tensor = torch.linalg.vector_norm(embedding, dim=1, keepdim=True)
-    nothing = lengths == 0
     # A zero row has no direction and takes no gradient; the formula's would be 1 / eps.
-    directions = (embedding / (lengths + eps).masked_fill(nothing, 1.0)).masked_fill(nothing, 0.0)
+    directions = embedding / (lengths + eps).masked_fill(lengths == 0, torch.inf)
     # Rounding takes the cosine of opposite rows below -1.
     affinities = ((directions @ directions.T + 1) / 2).clamp(min=0.0)
     return affinities / affinities.sum(dim=1, keepdim=True)

@@ -9,9 +9,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 # Triplets whose cosines exist at once: on a CPU so few that they stay in its caches, on a GPU so many that it
-# has enough to do; 80 MiB there.
+# has enough to do; N x N at least.
 PORTION = 2**18
 PORTION_ON_GPU = 2**22
+# Of the mean distance: shorter sides have no direction that float64 knows.
+SHORTEST = 1e-14
 
 
 def distances(embedding: Tensor) -> Tensor:
@@ -29,11 +31,7 @@ def distances(embedding: Tensor) -> Tensor:
 
     Source: Park et al. 2019, "Relational Knowledge Distillation", the distance-wise potential.
     """
-    wide = embedding.double()
-    # Neither place nor size means anything, so both may be constants in the gradient.
-    centred = wide - wide.detach().mean(dim=0)
-    largest = centred.detach().abs().amax()
-    found: Tensor = _Distances.apply(centred / largest.masked_fill(largest == 0, 1.0))
+    found: Tensor = _Distances.apply(embedding.double())
     mean = found.sum() / (found > 0).sum().clamp(min=1)
     return found / mean.masked_fill(mean == 0, 1.0)
 
@@ -58,14 +56,16 @@ class _Distances(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> Tensor:
         rows, found = ctx.saved_tensors
+        # What all have in common cancels, and would take the digits of what they have not along.
+        rows = rows - rows.mean(dim=0)
         pull = (slope + slope.T) * _inverse(found)
         turned: Tensor = pull.sum(dim=1, keepdim=True) * rows - pull @ rows
         return turned
 
 
-def _inverse(found: Tensor) -> Tensor:
-    """Give 1 / distance, and 0 where there is none."""
-    nothing = found == 0
+def _inverse(found: Tensor, least: float = 0.0) -> Tensor:
+    """Give 1 / distance, and 0 for those up to the least."""
+    nothing = found <= least
     return found.masked_fill(nothing, 1.0).reciprocal().masked_fill(nothing, 0.0)
 
 
@@ -77,12 +77,13 @@ def angle_difference(student: Tensor, teacher: Tensor, *, dtype: torch.dtype) ->
     taken once (no `create_graph`).
 
     Args:
-        student: [N, N] distances of any unit, float64.
+        student: [N, N] distances over their mean, float64.
         teacher: [N, N]; takes no gradient.
         dtype: of the cosines, float32 at least; what they are made of is float64.
 
     Returns:
-        A scalar of float64, the mean over N x N x N entries; where a side has length 0 the cosine is 0.
+        A scalar of float64, the mean over N x N x N entries; where a side has no length (`SHORTEST`) the
+        cosine is 0.
     """
     value: Tensor
     value, _ = _AngleDifference.apply(student, teacher, torch.promote_types(dtype, torch.float32))
@@ -120,43 +121,37 @@ class _Sides(NamedTuple):
         torch.add(self.halves[j, None], self.halves[k], out=wide)
         # Close corners make this difference small: in float64 it keeps its digits.
         out.copy_(wide.sub_(self.halves[j, k, None]))
-        out.mul_(self.inverse[k]).mul_(self.inverse[j, None])
-        # Of sides near the resolution of float64 rounding would make anything.
-        return out.clamp_(-1.0, 1.0)
+        return out.mul_(self.inverse[k]).mul_(self.inverse[j, None])
 
 
 def _difference_and_slope(student: Tensor, teacher: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     count, device = len(student), student.device
-    ours, theirs = (_Sides(d.square() / 2, _inverse(d).to(dtype)) for d in (student, teacher))
+    ours, theirs = (_Sides(d.square() / 2, _inverse(d, SHORTEST).to(dtype)) for d in (student, teacher))
     portion = PORTION if device.type == "cpu" else PORTION_ON_GPU
-    tall = max(1, min(count, portion // count**2))
-    broad = max(1, min(count, portion // (tall * count)))
-    shape = (tall, broad, count)
+    rows = max(1, min(count, portion // count**2))
+    shape = (rows, count, count)
     wide, *narrow = (torch.empty(shape, dtype=t, device=device) for t in (student.dtype, *[dtype] * 3))
     total = student.new_zeros(())
     pulls, turns, opposite = (torch.zeros(count, count, dtype=dtype, device=device) for _ in range(3))
-    for top in range(0, count, tall):
-        j = slice(top, min(top + tall, count))
+    for top in range(0, count, rows):
         # j and k may change places: what lies behind the portion's own j counts twice.
-        for left in range(top, count, broad):
-            k = slice(left, min(left + broad, count))
-            part = (slice(0, j.stop - j.start), slice(0, k.stop - k.start))
-            cosines, difference, slope = (x[part] for x in narrow)
-            ours.cosines(j, k, wide[part], cosines)
-            theirs.cosines(j, k, wide[part], difference)
-            torch.sub(cosines, difference, out=difference)
-            torch.clamp(difference, -1.0, 1.0, out=slope)
-            # Huber: slope x (difference - slope / 2).
-            difference.sub_(slope, alpha=0.5).mul_(slope)
-            if j.stop > left:
-                for once in (difference, slope):
-                    once[:, : j.stop - left].mul_(0.5)
-            total += difference.sum()
-            turned = cosines.mul_(slope)
-            pulled = slope.mul_(ours.inverse[k]).mul_(ours.inverse[j, None])
-            opposite[j, k] = pulled.sum(dim=2)
-            for kept, new in ((pulls, pulled), (turns, turned)):
-                kept[j] += new.sum(dim=1)
-                kept[k] += new.sum(dim=0) if len(new) > 1 else new[0]
+        j, k = slice(top, min(top + rows, count)), slice(top, count)
+        own = j.stop - top
+        cosines, difference, slope = (x[:own, : count - top] for x in narrow)
+        ours.cosines(j, k, wide[:own, : count - top], cosines)
+        theirs.cosines(j, k, wide[:own, : count - top], difference)
+        torch.sub(cosines, difference, out=difference)
+        torch.clamp(difference, -1.0, 1.0, out=slope)
+        # Huber: slope x (difference - slope / 2).
+        difference.sub_(slope, alpha=0.5).mul_(slope)
+        for once in (difference, slope):
+            once[:, :own].mul_(0.5)
+        total += difference.sum()
+        turned = cosines.mul_(slope)
+        pulled = slope.mul_(ours.inverse[k]).mul_(ours.inverse[j, None])
+        opposite[j, k] = pulled.sum(dim=2)
+        for kept, new in ((pulls, pulled), (turns, turned)):
+            kept[j] += new.sum(dim=1)
+            kept[k] += new.sum(dim=0) if own > 1 else new[0]
     # d cos = (d(a^2) + d(b^2) - d(c^2)) / 2ab - cos (da / a + db / b), of sides a, b and the opposite one c.
     return 2 * total, 2 * (student * (pulls - opposite) - ours.inverse * turns)

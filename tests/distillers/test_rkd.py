@@ -202,6 +202,27 @@ def test_float32_is_exact_whatever_the_rows(loss, width, kind):
 
 
 @LOSSES
+def test_close_rows_far_from_zero_keep_their_digits(loss):
+    student, teacher = drawn(12, 8), drawn(12, 7, seed=1)
+    student[1:4] = student[0] + 1e-6 * drawn(3, 8, seed=2)
+    student += 1e7
+    _, gradient = value_and_gradient(loss, student, teacher)
+    leaf = student.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(along_directions(leaf, teacher)[loss], leaf)
+    assert (gradient - slope).norm() < 1e-7 * slope.norm()
+
+
+@DTYPES
+def test_cosines_of_sides_beyond_all_resolution_are_cosines(dtype):
+    student, teacher = drawn(6, 4, dtype=dtype), drawn(6, 5, seed=1, dtype=dtype)
+    student[:, 3] = 0
+    student[1] = student[0]
+    student[1, 3] = 1e-25
+    value, _ = value_and_gradient(rkd_angle_loss, student, teacher)
+    assert value < 1
+
+
+@LOSSES
 @pytest.mark.parametrize("samples", [2, 3])
 def test_few_samples_are_exact(loss, samples):
     student, teacher = drawn(samples, 84), drawn(samples, 7, seed=1)
