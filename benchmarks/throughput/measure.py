@@ -82,7 +82,7 @@ def measure(options: Namespace) -> Record:
         )
         record: Record = {
             "schema": 1,
-            "pair": {"name": pair.settings.name, "networks": list(pair.networks), "data": pair.told},
+            "pair": {"name": pair.name, "networks": list(pair.networks), "data": pair.told},
             "methods": list(METHODS),
             "counts": options.counts,
             "batch": pair.batch_size,
