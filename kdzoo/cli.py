@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import gc
 import io
 import sys
 from collections.abc import Callable, Sequence
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_export(command("export", commands.export, "write a trained student for use elsewhere"))
     _add_predict(command("predict", commands.predict, "show what a trained student sees in images"))
     _add_evaluate(command("evaluate", commands.evaluate, "measure a trained student again"))
+    _add_work(command("work", commands.work_list, "show or free what banks, artifacts and checkpoints take"))
     return parser
 
 
@@ -156,6 +158,28 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--data-root", type=Path, metavar="DIR", help="where the data's files are (default: where they were)"
     )
     _add_device(parser)
+
+
+def _add_work(parser: argparse.ArgumentParser) -> None:
+    below = parser.add_subparsers(dest="action", required=True, metavar="ls|rm")
+    does = {"ls": "show what a work directory holds", "rm": "remove things of a work directory"}
+    for name, words in does.items():
+        made = below.add_parser(name, help=words, description=words, allow_abbrev=False)
+        made.add_argument(
+            "--work-dir", type=Path, default=Path("work_dirs"), metavar="DIR",
+            help="whose things they are (default: work_dirs)",
+        )  # fmt: skip
+        if name == "ls":
+            made.add_argument("-v", "--verbose", action="store_true", help="with every finished run")
+            continue
+        made.set_defaults(run=commands.work_remove)
+        made.add_argument(
+            "what", nargs="+", metavar="WHAT",
+            help="checkpoints, artifacts, banks, or names as `kdzoo work ls` shows them, wildcards included",
+        )  # fmt: skip
+        made.add_argument("--finished", action="store_true",
+                          help="also remove finished runs that are named: records and students")  # fmt: skip
+        made.add_argument("--dry-run", action="store_true", help="show what would be removed")
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
@@ -319,6 +343,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output went away, as `| head` does.
         sys.stderr.close()
         return FAULT
+    finally:
+        # Whoever called this in a process of their own goes on with all that is theirs.
+        gc.unfreeze()
 
 
 if __name__ == "__main__":

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kdzoo.checks import UsageError
@@ -17,7 +20,8 @@ OK, FAULT, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
 def bench(options: argparse.Namespace, given: list[str]) -> int:
     """Plan, train and show."""
-    from kdzoo.api import DEFAULT_METHODS, execute, plan
+    with _collector_at_rest():
+        from kdzoo.api import DEFAULT_METHODS, execute, plan
     from kdzoo.data.progress import Terminal, shown_by
     from kdzoo.files import write_atomic
     from kdzoo.results.leaderboard import leaderboard
@@ -30,7 +34,7 @@ def bench(options: argparse.Namespace, given: list[str]) -> int:
 
     check_workers(options.workers)
     _load_plugins(options)
-    with shown_by(Terminal()):
+    with _collector_at_rest(), shown_by(Terminal()):
         planned = plan(
             benchmark=options.benchmark, methods=options.methods or DEFAULT_METHODS, seeds=options.seeds,
             epochs=options.epochs, teacher_epochs=options.teacher_epochs, cae_epochs=options.cae_epochs,
@@ -70,6 +74,20 @@ def bench(options: argparse.Namespace, given: list[str]) -> int:
     if results.failed:
         print("\nWhat failed has no record; the same command tries it again.", file=sys.stderr)
     return FAULT if results.failed else OK
+
+
+@contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """Keep Python from looking for garbage while torch is imported, and afterwards from looking at all that
+    came: hundreds of thousands of objects that stay, a seventh of the time to the first step."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.freeze()
+            gc.enable()
 
 
 def _load_plugins(options: argparse.Namespace) -> None:
@@ -245,3 +263,33 @@ def evaluate(options: argparse.Namespace, given: list[str]) -> int:
         )
         print(evaluate_student(student, folder=options.folder, data_root=options.data_root))
     return OK
+
+
+def work_list(options: argparse.Namespace, given: list[str]) -> int:
+    """Show what a work directory holds."""
+    from kdzoo.results.holdings import find_things
+    from kdzoo.work import listing
+
+    print(listing(options.work_dir, find_things(options.work_dir), verbose=options.verbose))
+    return OK
+
+
+def work_remove(options: argparse.Namespace, given: list[str]) -> int:
+    """Remove things of a work directory, but for those that a running process holds."""
+    from kdzoo.results.holdings import find_things
+    from kdzoo.results.words import printable, sized
+    from kdzoo.work import free, select
+
+    things, would = find_things(options.work_dir), options.dry_run
+    chosen = select(things, options.what, options.work_dir, finished=options.finished)
+    freed = held = 0
+    for thing in chosen:
+        name = printable(thing.name)
+        if free(thing, dry_run=would):
+            freed += thing.size
+            print(f"{'would remove' if would else 'removed'} {name}: {sized(thing.size)}")
+        else:
+            held += 1
+            print(f"{name}: a running process uses it, so it stays.", file=sys.stderr)
+    print(f"{sized(freed)} {'would be freed' if would else 'freed'}" if chosen else "nothing to remove")
+    return FAULT if held else OK

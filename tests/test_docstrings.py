@@ -13,9 +13,6 @@ import kdzoo.functional
 import kdzoo.sources
 from kdzoo.checks import options_of
 
-# Small helpers of one file: the shapes that they take and give stand in the first line.
-HELPERS = {"kdzoo.distillers.dkd.target_or_not", "kdzoo.distillers.dkd.among_others"}
-
 
 def public():
     for package in (kdzoo.distillers, kdzoo.functional, kdzoo.sources):
@@ -41,21 +38,16 @@ def documented(thing) -> dict[str, str]:
 def test_what_this_version_brings_is_looked_at():
     assert {"kdzoo.distillers.kd.kd_loss", "kdzoo.functional.divergences.kl_divergence"} <= set(FUNCTIONS)
     assert {"kdzoo.distillers.dkd.DKD", "kdzoo.sources.reffakd.ReffAKD"} <= set(CLASSES)
-    assert set(FUNCTIONS) >= HELPERS
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_document_each_argument(name):
     thing = THINGS[name]
     parameters = list(inspect.signature(thing).parameters)
-    if name in HELPERS:
-        assert not documented(thing), "it documents its arguments and is no exemption any more"
-        assert "[" in inspect.getdoc(thing).splitlines()[0]
-    else:
-        assert list(documented(thing)) == parameters
+    assert list(documented(thing)) == parameters
 
 
-@pytest.mark.parametrize("name", [n for n in FUNCTIONS if n not in HELPERS])
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_tensors_come_with_their_shapes(name):
     thing = THINGS[name]
     # Annotations are texts, as everywhere in the package.

@@ -21,6 +21,7 @@ FLOORS = {
     "results": 3,
     "training": 4,
     "testing": 5, "students": 5, "api": 5, "bench": 5, "cli": 5, "commands": 5, "listing": 5, "scaffold": 5,
+    "work": 5,
     "__init__": 5, "__main__": 5,
 }  # fmt: skip
 # One file each, so that files of these folders know their base alone; the others' files work together.

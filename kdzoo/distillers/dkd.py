@@ -18,22 +18,24 @@ from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, SoftLabels
 from kdzoo.registry import DISTILLERS
 
 
-def target_or_not(log_probs: Tensor, is_target: Tensor) -> Tensor:
-    """Give the log-probabilities [N, 2] of "the target class" and "any other" (the paper's b)."""
-    target = log_probs.masked_fill(~is_target, -torch.inf)
-    others = log_probs.masked_fill(is_target, -torch.inf)
-    return torch.stack([target.logsumexp(dim=-1), others.logsumexp(dim=-1)], dim=-1)
-
-
-def among_others(log_probs: Tensor, is_target: Tensor) -> Tensor:
-    """Give the log-probabilities [N, K] among the other classes (the paper's p-hat); -inf at the target.
+def decoupled(log_probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Split log-probabilities into what they say about the target class and about all others.
 
     Exact at any size of logits: the target is masked in log space rather than lowered by a constant. A target
-    that holds all probability leaves no distribution, and the row is -inf throughout.
+    that holds all probability leaves no distribution among the others, and that row is -inf throughout.
+
+    Args:
+        log_probs: [N, K].
+        labels: [N] class numbers.
+
+    Returns:
+        [N, 2] log-probabilities of "the target class" and "any other" (the paper's b), and [N, K] those among
+        the other classes (the paper's p-hat), -inf at the target.
     """
-    others = log_probs.masked_fill(is_target, -torch.inf)
+    target = log_probs.gather(1, labels[:, None])
+    others = log_probs.scatter(1, labels[:, None], -torch.inf)
     total = others.logsumexp(dim=-1, keepdim=True)
-    return others - total.masked_fill(total.isneginf(), 0.0)
+    return torch.cat([target, total], dim=-1), others - total.masked_fill(total.isneginf(), 0.0)
 
 
 def dkd_loss(
@@ -60,11 +62,9 @@ def dkd_loss(
 
     Source: Zhao et al. 2022, eq. 7; T^2 as in the authors' code.
     """
-    is_target = labels[:, None] == torch.arange(student_logits.shape[-1], device=labels.device)
-    soft = soft_labels.log_probs(temperature)
-    log_probs = torch.log_softmax(student_logits / temperature, dim=-1)
-    tckd = kl_divergence(target_or_not(soft, is_target), target_or_not(log_probs, is_target))
-    nckd = kl_divergence(among_others(soft, is_target), among_others(log_probs, is_target))
+    teacher = decoupled(soft_labels.log_probs(temperature), labels)
+    student = decoupled(torch.log_softmax(student_logits / temperature, dim=-1), labels)
+    tckd, nckd = (kl_divergence(t, s) for t, s in zip(teacher, student, strict=True))
     return temperature**2 * (alpha * tckd + beta * nckd)
 
 
@@ -84,6 +84,8 @@ class DKD(Distiller):
     needs = frozenset({"soft_labels"})
     paper = "Zhao, Cui, Song, Qiu and Liang 2022, Decoupled Knowledge Distillation, CVPR, https://arxiv.org/abs/2203.08679"
     year = 2022
+    # 2: what both parts need is computed once; the gradient's last digits are others.
+    version = 2
 
     def __init__(
         self,

@@ -51,10 +51,16 @@ def pkt_loss(student_embedding: Tensor, teacher_embedding: Tensor, *, eps: float
     Source: Passalis and Tefas 2018. Paper: the sum; authors' code and here: the mean.
     """
     student, teacher = (neighbours(e, eps=eps) for e in (student_embedding, teacher_embedding))
-    # 0 log 0 is 0, with eps = 0 too.
-    never = teacher == 0
-    ratios = (teacher + eps).masked_fill(never, 1.0) / (student + eps).masked_fill(never, 1.0)
-    return (teacher * ratios.log()).mean()
+    return _divergence(student, teacher, eps)
+
+
+def _divergence(student: Tensor, teacher: Tensor, eps: float) -> Tensor:
+    above, below = teacher + eps, student + eps
+    if eps == 0:
+        # 0 log 0 is 0.
+        never = teacher == 0
+        above, below = above.masked_fill(never, 1.0), below.masked_fill(never, 1.0)
+    return (teacher * (above / below).log()).mean()
 
 
 @DISTILLERS.register("pkt")
@@ -72,14 +78,21 @@ class PKT(Distiller):
         "https://arxiv.org/abs/1803.10837"
     )
     year = 2018
+    digest_options = ("eps",)
+    digest_scope = "batch"
 
     def __init__(self, *, weight: NonNegative = 30000.0, eps: Positive = 1e-7) -> None:
         super().__init__()
         self.weight = weight
         self.eps = eps
 
+    def digest(self, teacher: ModelOutput) -> dict[str, Tensor]:
+        """Keep the teacher's neighbourhoods."""
+        return {"neighbours": neighbours(teacher.embedding, eps=self.eps)}
+
     def forward(
         self, student: ModelOutput, guide: Guide, batch: Batch, progress: Progress
     ) -> dict[str, Tensor]:
         """Give the divergence of neighbourhoods."""
-        return {"pkt": self.weight * pkt_loss(student.embedding, guide.teacher["embedding"], eps=self.eps)}
+        own = neighbours(student.embedding, eps=self.eps)
+        return {"pkt": self.weight * _divergence(own, guide.teacher["neighbours"], self.eps)}

@@ -18,7 +18,7 @@ def kl_divergence(target_log_probs: Tensor, log_probs: Tensor) -> Tensor:
     """
     target = target_log_probs.exp()
     # Where the target is 0 its logarithm may be -inf, and 0 * inf would be NaN.
-    difference = (target_log_probs - log_probs).masked_fill(target == 0, 0.0)
+    difference = (target_log_probs - log_probs).masked_fill_(target == 0, 0.0)
     return (target * difference).sum(dim=-1)
 
 

@@ -57,7 +57,11 @@ def leading_vectors(matrices: Tensor, k: int) -> Leading:
         Vectors in descending order of their singular values; the gradient flows through them alone.
     """
     wide = matrices.shape[1] < matrices.shape[2]
-    gram: Tensor = _Gram.apply(matrices.mT if wide else matrices)
+    columns = matrices.mT if wide else matrices
+    width = columns.shape[2]
+    # Kernels round by where a matrix begins in memory. Filled up with zeros, which are directions of value 0,
+    # odd widths begin at even places, and a sample's bits do not depend on the samples before it.
+    gram: Tensor = _Gram.apply(pad(columns, (0, -width % 8)) if width % 4 else columns)
     # The vectors are the same at every scale; at this one no square leaves the range of float32.
     largest = gram.detach().diagonal(dim1=1, dim2=2).amax(dim=1)[:, None, None]
     gram = gram / largest.masked_fill(largest == 0, 1.0)
@@ -73,8 +77,8 @@ def leading_vectors(matrices: Tensor, k: int) -> Leading:
     inverse = (gaps / (gaps**2 + floor)).masked_fill((gaps == 0) | (first[:, None] <= 0), 0.0)
     vectors = some + basis @ (inverse * (basis.mT @ (gram - fixed) @ some))
     # Below the resolution of the arithmetic a direction is noise.
-    noise = eigenvalues[:, :k] <= first * gram.shape[-1] * torch.finfo(gram.dtype).eps
-    vectors = vectors.masked_fill(noise[:, None], 0.0)
+    noise = eigenvalues[:, :k] <= first * width * torch.finfo(gram.dtype).eps
+    vectors = vectors.masked_fill(noise[:, None], 0.0)[:, :width]
     values = eigenvalues[:, :k].clamp(min=0.0).sqrt() * largest[:, 0].sqrt()
     vectors = unit(matrices.mT @ vectors, dim=1) if wide else vectors
     return Leading(*(pad(found, (0, k - some.shape[2])) for found in (vectors, values)))

@@ -13,7 +13,9 @@ from kdzoo.results.record import Record
 from kdzoo.results.schema import LARGEST_FILE
 
 RECORD = "record.json"
-_WORK_FOLDERS = {"runs", "artifacts"}  # where a work directory keeps JSON that is no record
+# A member's or an artifact's, with the finished epochs and the finished steps of the epoch after them.
+CHECKPOINT = re.compile(r"checkpoint-(\d+)-(\d+)\.safetensors")
+_WORK_FOLDERS = {"runs", "artifacts", "banks"}  # where a work directory keeps JSON that is no record
 
 
 def run_folder(

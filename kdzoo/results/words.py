@@ -68,3 +68,14 @@ def counted(number: int, things: str) -> str:
     """
     one = things[:-2] if things.endswith("sses") else things[:-1]
     return f"{number} {one if number == 1 else things}"
+
+
+def sized(count: int) -> str:
+    """Write a number of bytes in units of a thousand: "812 bytes", "44.8 MB"."""
+    if count < 1000:
+        return counted(count, "bytes")
+    size, units = count / 1000, iter(("kB", "MB", "GB"))
+    unit = next(units)
+    while size >= 999.95 and (larger := next(units, None)):
+        size, unit = size / 1000, larger
+    return f"{size:,.1f} {unit}"

@@ -156,6 +156,8 @@ class ClassSource(Source):
         class_rows: [K, K] float32 where training happens, once it is ready; row i is class i's soft label.
     """
 
+    # Its rows are made before training, whatever they are made of.
+    teacher_fields = frozenset()
     class_rows: Tensor
 
     def rows(self, workshop: Workshop) -> Tensor | npt.NDArray[Any]:

@@ -32,7 +32,6 @@ class TeacherMean(ClassSource):
     """
 
     needs = frozenset({"teacher"})
-    teacher_fields = frozenset()  # Its rows are made before training.
     paper = "control of this project"
 
     def __init__(

@@ -9,9 +9,10 @@ sees the samples in the same order reads the disk from front to back; and as fil
 and only read through memory, a full disk is an error, never a signal, on any file system.
 
 Rows go to the file before their places in `order`, both by system calls that take and give back locks of the
-kernel: who finds a row in `order`, in this process or another, finds it whole in `rows`. A killed process
-leaves that as it is. A machine that stops need not: what it was filling is not trusted by the next boot, and
-the sums find what is damaged in any other way.
+kernel: who finds a row in `order`, in this process or another, finds it whole in `rows`. No row is looked at
+before: where a file system gave no room beforehand and is full, even reading a gap could end the process. A
+killed process leaves that as it is. A machine that stops need not: what it was filling is not trusted by the
+next boot, and the sums find what is damaged in any other way.
 """
 
 from __future__ import annotations

@@ -19,11 +19,10 @@ from torch import Tensor
 
 from kdzoo.checks import KdzooError, UsageError
 from kdzoo.files import write_atomic
+from kdzoo.results.store import CHECKPOINT
 from kdzoo.training.member import Member
 
 GENERATIONS = 2
-
-_NAME = re.compile(r"checkpoint-(\d+)-(\d+)\.safetensors")
 
 
 class Position(NamedTuple):
@@ -42,9 +41,8 @@ def _path(folder: Path, position: Position) -> Path:
 
 def positions(folder: Path) -> list[Position]:
     """List the positions at which a folder has checkpoints, the newest first."""
-    names = (
-        [_NAME.fullmatch(p.name) for p in folder.glob("checkpoint-*.safetensors")] if folder.is_dir() else []
-    )
+    files = folder.glob("checkpoint-*.safetensors") if folder.is_dir() else ()
+    names = [CHECKPOINT.fullmatch(file.name) for file in files]
     return sorted((Position(int(m[1]), int(m[2])) for m in names if m), reverse=True)
 
 

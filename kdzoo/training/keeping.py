@@ -101,7 +101,11 @@ def wants_of(
         if distiller is not None and distiller.needs_teacher():
             if is_kept(distiller):
                 settings = _settings(distiller, student)
-                add(name, digest_key(distiller), settings, distiller.detached_digest)
+                try:
+                    add(name, digest_key(distiller), settings, distiller.detached_digest)
+                except Exception:
+                    # It has no rows, or a fault, which its first step will tell.
+                    running.append(name)
             else:
                 fields |= distiller.needs & set(FIELDS)
         for field in sorted(fields):

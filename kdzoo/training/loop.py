@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,7 +18,6 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 
 from kdzoo.data.pipeline import Feed
@@ -233,9 +233,9 @@ class _Runner(Runner):  # type: ignore[misc]
         """Log nowhere but to the terminal, and errors only."""
         return MMLogger.get_instance(self._experiment_name, log_level=logging.ERROR)
 
-    def build_visualizer(self, visualizer: Any = None) -> Visualizer:
-        """Draw nothing."""
-        return Visualizer.get_instance(self._experiment_name)
+    def build_visualizer(self, visualizer: Any = None) -> SimpleNamespace:
+        """Draw nothing: loops only leave a note there. mmengine's own would open a figure of matplotlib."""
+        return SimpleNamespace()
 
     def _log_env(self, env_cfg: dict[str, Any]) -> None:
         """Collect no environment: records have their own, and mmengine's takes seconds."""

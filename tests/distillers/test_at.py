@@ -97,3 +97,12 @@ def test_the_defaults_are_those_of_the_benchmarks(setting):
     with pytest.raises(UsageError, match=r"^at: p must be a number in \[1, inf\), got 0\.5\."):
         build_distiller("at", setting, {"p": 0.5})
     assert AT.needs == {"stages"}
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_the_default_power_takes_far_larger_and_smaller_features(scale, pair):
+    student, teacher = (o.stages for o in pair(dtype=torch.float32))
+    usual = at_loss(student, teacher, p=2)
+    found = at_loss([scale * s for s in student], [scale * t for t in teacher], p=2)
+    torch.testing.assert_close(found, usual, rtol=1e-5, atol=0)
+    torch.testing.assert_close(attention_map(student[0], p=2), attention_map(student[0], p=2 + 1e-12))

@@ -118,3 +118,14 @@ def test_the_defaults_are_those_of_the_benchmarks_and_the_authors_code(setting):
     assert PKT.needs == {"embedding"}
     with pytest.raises(UsageError, match=r"^pkt: eps must be a number in \(0, inf\), got 0\."):
         build_distiller("pkt", setting, {"eps": 0})
+
+
+def test_the_teachers_side_is_neighbourhoods_made_once_a_batch(pair, learn):
+    outputs = pair(widths=(4, 7))
+    distiller = build_distiller("pkt", outputs.setting, {"eps": 0.01})
+    kept = distiller.detached_digest(outputs.teacher)
+    assert list(kept) == ["neighbours"]
+    torch.testing.assert_close(kept["neighbours"], neighbours(outputs.teacher.embedding, eps=0.01).detach())
+    expected = 30000 * pkt_loss(outputs.student.embedding, outputs.teacher.embedding, eps=0.01)
+    torch.testing.assert_close(learn(distiller, outputs)["pkt"], expected)
+    assert (PKT.digest_scope, PKT.digest_options) == ("batch", ("eps",))

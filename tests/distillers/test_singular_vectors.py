@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdzoo.distillers import build_distiller
 from kdzoo.distillers.kdsvd import kdsvd_loss, signed
-from kdzoo.functional.singular_vectors import leading_vectors
+from kdzoo.functional.singular_vectors import _Gram, leading_vectors
 
 # Rows C*H and vectors of length W: more rows than columns in the first, fewer in the second.
 TALL_AND_WIDE = ((3, 5, 6), (2, 2, 7))
@@ -84,7 +84,7 @@ def test_an_unusual_sample_leaves_the_others_their_gradients():
         torch.testing.assert_close(gradient[others], own * 2 / 3)
 
 
-@pytest.mark.parametrize("scale", [1e-4, 1e4])
+@pytest.mark.parametrize("scale", [1e-12, 1e-4, 1e4, 1e12])
 def test_features_of_any_size_mean_the_same(scale, stages):
     students, teachers = ([s.float() for s in side] for side in stages)
     usual, slopes = loss_and_gradients(students, teachers)
@@ -146,6 +146,15 @@ def test_vectors_and_gradient_are_those_of_a_whole_decomposition(shape):
     torch.testing.assert_close(slope, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
 
 
+@pytest.mark.parametrize("width", [3, 4, 5, 6, 7, 8, 14])
+def test_vectors_of_a_sample_do_not_depend_on_its_place_in_the_batch(width):
+    matrices = torch.rand(16, 128, width, generator=torch.Generator().manual_seed(width))
+    order = torch.arange(15, -1, -1)[:9]
+    whole, some = leading_vectors(matrices, 2), leading_vectors(matrices[order], 2)
+    assert torch.equal(whole.vectors[order], some.vectors)
+    assert torch.equal(whole.values[order], some.values)
+
+
 def test_nothing_is_decomposed_but_the_smaller_gram_matrix(pair):
     seen = []
 
@@ -162,9 +171,9 @@ def test_nothing_is_decomposed_but_the_smaller_gram_matrix(pair):
         loss, _ = loss_and_gradients(outputs.student.stages, outputs.teacher.stages)
         distiller.digest(outputs.teacher)
     assert loss > 0
-    # 15 x 6 and 4 x 7, for the student and the teacher, and again for the class's digest.
+    # 15 x 6, filled up to 8, and 4 x 7, for the student and the teacher, and again for the class's digest.
     assert [name for name, _ in seen] == ["_linalg_eigh"] * 6
-    assert [shape for _, shape in seen] == [(6, 6, 6), (6, 4, 4)] * 3
+    assert [shape for _, shape in seen] == [(6, 8, 8), (6, 4, 4)] * 3
 
 
 @pytest.mark.parametrize("shape", [(9, 5), (4, 8)], ids=["tall", "wide"])
@@ -193,3 +202,11 @@ def test_vectors_that_are_not_there_are_zero(stages):
     loss, gradients = loss_and_gradients(*stages, k=6)
     assert loss > 0
     assert all(g.isfinite().all() for g in gradients)
+
+
+def test_the_gram_matrix_has_the_gradient_of_its_formula_twice():
+    leaf = torch.randn(
+        2, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    ).requires_grad_()
+    assert torch.autograd.gradcheck(_Gram.apply, leaf)
+    assert torch.autograd.gradgradcheck(_Gram.apply, leaf)
