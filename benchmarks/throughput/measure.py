@@ -66,7 +66,7 @@ def measure(options: Namespace) -> Record:
 
     with working(options) as (pair, work), runtime(pair.device, options.threads), ExitStack() as held:
         say(f"{pair.benchmark}: {pair.told}")
-        Surroundings().enter()
+        Surroundings().enter(pair.device)
         held.callback(ALLOCATOR.set, False)
         load_before, began = _load(), time.time()
         line = Line(pair, options.counts, options.contestants, options.precisions, held, say)
