@@ -85,7 +85,7 @@ class Contestant:
             settle: seconds to wait first, so that whoever was working ahead for another has finished.
             clock: of CLOCKS.
         """
-        self.surroundings.enter()
+        self.surroundings.enter(device)
         time.sleep(settle)
         marks, now = Marks(device, clock), CLOCKS[clock]
         _wait(device)
@@ -153,7 +153,7 @@ def take_rounds(
             if number == 0:
                 contestant.forget()
         say(f"round {number} of {rounds}: {time.perf_counter() - began:.0f} s{'' if number else ', warm-up'}")
-    OWN.enter()
+    OWN.enter(device)
     for contestant in contestants:
         contestant.check()
 

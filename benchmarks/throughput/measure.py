@@ -66,7 +66,7 @@ def measure(options: Namespace) -> Record:
 
     with working(options) as (pair, work), runtime(pair.device, options.threads), ExitStack() as held:
         say(f"{pair.benchmark}: {pair.told}")
-        Surroundings().enter()
+        Surroundings().enter(pair.device)
         held.callback(ALLOCATOR.set, False)
         load_before, began = _load(), time.time()
         line = Line(pair, options.counts, options.contestants, options.precisions, held, say)
@@ -82,7 +82,7 @@ def measure(options: Namespace) -> Record:
         )
         record: Record = {
             "schema": 1,
-            "pair": {"name": pair.settings.name, "networks": list(pair.networks), "data": pair.told},
+            "pair": {"name": pair.name, "networks": list(pair.networks), "data": pair.told},
             "methods": list(METHODS),
             "counts": options.counts,
             "batch": pair.batch_size,

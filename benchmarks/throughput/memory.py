@@ -41,7 +41,7 @@ def measure_one(pair: Pair, count: int, precision: str) -> int:
         precision: "float32" or "bf16".
     """
     with runtime(pair.device, None):
-        Surroundings().enter()
+        Surroundings().enter(pair.device)
         with ours.cohort_of(pair, METHODS[:count], precision) as cohort:
             steps = ours.Steps(cohort)
             for _ in range(STEPS):

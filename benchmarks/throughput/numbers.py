@@ -93,20 +93,21 @@ def ratios(record: Record) -> dict[str, Any]:
         own = [label for label in by_label if label.startswith("kdzoo")]
         for label, by_count in by_label.items():
             if not label.startswith(("kdzoo", "limit")):
-                told[name] |= {
-                    f"{label} / {mine}": {str(n): ratio(s, by_label[mine][n]) for n, s in by_count.items()}
-                    for mine in own
-                }
+                told[name] |= {f"{label} / {mine}": _ratios(by_count, by_label[mine]) for mine in own}
     by_label = costs(record)
     for label, by_count in by_label.items():
         precision = label.rpartition(", ")[2]
         limit = by_label.get(f"limit, {precision}")
         if label.startswith("kdzoo, " + precision) and limit:
-            told["over the limit"][label] = {str(n): ratio(s, limit[n]) for n, s in by_count.items()}
+            told["over the limit"][label] = _ratios(by_count, limit)
     told["alone"] = _alone(record)
     told["apart"] = _apart(record)
     told["adds up"] = adds_up(record)
     return told
+
+
+def _ratios(above: dict[int, list[float]], below: dict[int, list[float]]) -> dict[str, Any]:
+    return {str(n): ratio(seconds, below[n]) for n, seconds in above.items() if n in below}
 
 
 def _alone(record: Record) -> dict[str, Any]:

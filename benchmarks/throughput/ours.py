@@ -17,8 +17,9 @@ from .pair import Pair
 
 @contextmanager
 def cohort_of(
-    pair: Pair, methods: Sequence[str], precision: str, bank: Path | None = None
-) -> Iterator[Cohort]:
+    pair: Pair, methods: Sequence[str], precision: str, bank: Path | None = None,
+    reporter: Reporter | None = None,
+) -> Iterator[Cohort]:  # fmt: skip
     """Give the cohort of some methods at its start, artifacts ready.
 
     Args:
@@ -26,8 +27,10 @@ def cohort_of(
         methods: in the grammar.
         precision: "float32" or "auto".
         bank: folder of the teacher bank; None for no bank.
+        reporter: is told what kdzoo says; None for nobody.
     """
-    session = Session(pair.plan(methods, precision, bank), Reporter(), "python -m benchmarks.throughput")
+    plan = pair.plan(methods, precision, bank)
+    session = Session(plan, reporter or Reporter(), "python -m benchmarks.throughput")
     with session.cohort_of(0) as cohort:
         yield cohort
 
@@ -76,10 +79,18 @@ def fill_bank(pair: Pair, methods: Sequence[str], precision: str, bank: Path) ->
         precision: "float32" or "auto".
         bank: folder of the bank.
     """
-    with cohort_of(pair, methods, precision, bank) as cohort:
+    with cohort_of(pair, methods, precision, bank, _Aloud()) as cohort:
         steps = Steps(cohort)
         for _ in range(cohort.images.steps):
             steps()
+
+
+class _Aloud(Reporter):
+    """Says what is said, such as which digests a bank cannot keep."""
+
+    def message(self, text: str) -> None:
+        """Print a line."""
+        print(f"  {text}", flush=True)
 
 
 def bytes_of_bank(pair: Pair, bank: Path) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from ..steps.measure import part
 METHODS = ("kd", "dkd", "reffakd", "at", "pkt", "rkd", "fitnet", "kdsvd", "dkd+reffakd")
 # Epochs that schedules are told of; none of them is trained to its end.
 EPOCHS = 200
+RANDOM = "cifar100_random"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Pair:
     work: Path
     device: torch.device
     lr: float
+
+    @property
+    def name(self) -> str:
+        """Name of the benchmark, unless the images are not its own."""
+        return self.data.name if self.data.name == RANDOM else str(self.settings.name)
 
     @property
     def batch_size(self) -> int:
@@ -121,11 +128,11 @@ def load_pair(
     try:
         whole = load_dataset(settings.data, data_root, settings.data_options)
         told = f"{count:,} of the {len(whole.train):,} training images of {whole.name}"
-    except UsageError as fault:
+    except UsageError:
         if data_root is not None or settings.data != "cifar100":
             raise
-        whole = _random_images(count)
-        told = f"{count:,} random images in the shape of CIFAR-100, which was not found: {fault}"
+        whole = _random_images(100 * math.ceil(count / 100))
+        told = f"{count:,} random images in the shape of CIFAR-100, which is not at hand"
     classes = len(whole.classes)
     data = replace(whole, train=part(whole.train, count), test=part(whole.test, 2 * classes))
     pair = Pair(benchmark, settings, data, told, work, device, lr)
@@ -140,7 +147,7 @@ def _random_images(count: int) -> Dataset:
     def images(count: int) -> Any:
         return draw.integers(0, 256, (count, 32, 32, 3), np.uint8), np.arange(count) % 100
 
-    return kdzoo.from_arrays(*images(count), *images(200), name="cifar100_random")
+    return kdzoo.from_arrays(*images(count), *images(200), name=RANDOM)
 
 
 def _settled_teacher(pair: Pair) -> nn.Module:

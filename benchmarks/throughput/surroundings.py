@@ -121,10 +121,14 @@ class Surroundings:
     raised: bool = True
     kdzoo: bool = True
 
-    def enter(self) -> None:
-        """Set them; the process's own runtime must be kdzoo's."""
+    def enter(self, device: torch.device) -> None:
+        """Set them; the process's own runtime must be kdzoo's.
+
+        Args:
+            device: where the work is done; torch's flags are of a GPU.
+        """
         ALLOCATOR.set(self.raised)
-        if torch.cuda.is_available():
+        if device.type == "cuda":
             torch.use_deterministic_algorithms(self.kdzoo, warn_only=True)
             torch.backends.cudnn.allow_tf32 = not self.kdzoo
 

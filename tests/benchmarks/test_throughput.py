@@ -54,7 +54,9 @@ def test_the_command_measures_and_shows_from_the_record_alone(
     assert {("limit", "1"), ("limit", "9"), ("kdzoo", "1"), ("kdzoo", "9")} < timed
     assert {("plain loop", m) for m in found["methods"]} < timed
     assert {("kdzoo, alone", m) for m in ("scratch", "reffakd", "kd, warm bank")} < timed
-    assert {("kdzoo, warm bank", "1"), ("kdzoo, warm bank", "9")} < timed
+    # Whether a row of nine methods depends on its batch is the processor's to say.
+    assert ("kdzoo, warm bank", "9") in timed or [n for n in found["left_out"] if "warm bank, 9" in n]
+    assert ("kdzoo, warm bank", "1") in timed
     assert all(len(s["seconds"]) == 1 for s in found["samples"])
     assert set(found["bare"]) == {"teacher", *found["methods"]}
     assert set(found["ratios"]["over the limit"]["kdzoo, float32"]) == {"1", "9"}
