@@ -252,7 +252,8 @@ class Distiller(nn.Module):
         """
         # A teacher's maps have their channels last; what students read many times is laid out as theirs are.
         kept = self.digest(declared(teacher, self.needs))
-        return Digest({name: tensor.contiguous() for name, tensor in kept.items()})
+        laid_out = ((n, t.contiguous() if isinstance(t, Tensor) else t) for n, t in kept.items())
+        return Digest(laid_out)
 
 
 def _check_terms(who: str, terms: object) -> None:

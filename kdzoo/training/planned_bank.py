@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kdzoo.distillers.base import Distiller, build_distiller
 from kdzoo.keys import fingerprint
 from kdzoo.outputs import Setting
@@ -93,9 +95,11 @@ def describe_bank(plan: Plan) -> list[str]:
     if not any("teacher" in m.artifacts for m in members) or plan.bank_limit == 0:
         return []
     setting = setting_of(plan, teacher=True)
-    distillers = {
-        m.method.name: build_distiller(m.method.distiller, setting, m.method.options) for m in members
-    }
+    # Trained parts of a method draw their initial weights: planning leaves the generator where it was.
+    with torch.random.fork_rng(devices=[]):
+        distillers = {
+            m.method.name: build_distiller(m.method.distiller, setting, m.method.options) for m in members
+        }
     keeping = keeping_of(plan, members, setting, distillers)
     teacher = next(plan.artifacts[m.artifacts["teacher"]] for m in members if "teacher" in m.artifacts)
     return told_of(keeping, bank_of(plan, teacher, plan.seeds[0])[0])

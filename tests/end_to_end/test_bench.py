@@ -51,14 +51,19 @@ def test_digits_from_plan_to_leaderboard(
     page = Path("work_dirs/leaderboard.md").read_text()
     assert "digits: resnet8 -> lenet5" in page
     assert "dkd" in page
-    # Nothing is left outside the work directory, and nothing but records, weights and artifacts in it.
+    # Nothing is left outside the work directory, and nothing but records, weights, artifacts, a bank in it.
     assert [p.name for p in in_an_empty_directory.iterdir()] == ["work_dirs"]
-    assert sorted(p.name for p in Path("work_dirs").iterdir()) == ["artifacts", "leaderboard.md", "runs"]
+    assert sorted(p.name for p in Path("work_dirs").iterdir()) == [
+        "artifacts",
+        "banks",
+        "leaderboard.md",
+        "runs",
+    ]
     kept = {p.name for p in Path("work_dirs").rglob("*") if p.is_file()}
     assert kept == {
         ".lock", "leaderboard.md", "record.json", "student.json", "student.safetensors", "settings.json",
         "weights.safetensors",
-        "outputs.safetensors",
+        "outputs.safetensors", "entry.json", "view.json", "rows", "order",
     }  # fmt: skip
 
     assert cli.main([*DIGITS, "--dry-run"]) == 0

@@ -50,7 +50,7 @@ class FakeWorkshop:
         own, shared = uniforms(key(9, "image", *place), [index, 10**6 + int(self.labels[index])], 6)
         return (0.4 * own + shared).tolist()
 
-    def teacher(self, batch: Batch) -> ModelOutput:
+    def teacher(self, batch: Batch, fields: frozenset[str] | None = None) -> ModelOutput:
         return ModelOutput(batch.images.flatten(1)[:, : self.num_classes])
 
     def train(self, name: str, loss: Callable[[nn.Module, Batch], Tensor]) -> nn.Module:
