@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,7 +131,7 @@ class Contestant:
 def take_rounds(
     contestants: Sequence[Contestant], rounds: int, device: torch.device, *, steps: int, settle: float,
     clock: str, say: Callable[[str], None],
-) -> None:  # fmt: skip
+) -> Iterator[int]:  # fmt: skip
     """Let every contestant take its steps once in each round, after a round that is not kept.
 
     Each round begins with another one, so that nobody always comes after the same.
@@ -144,6 +144,12 @@ def take_rounds(
         settle: seconds before each sample.
         clock: of CLOCKS.
         say: is told how far it is.
+
+    Yields:
+        How many rounds are kept so far, after each.
+
+    Raises:
+        SystemExit: weights are not finite any more.
     """
     stride = max(1, len(contestants) // (rounds + 1))
     for number in range(rounds + 1):
@@ -153,9 +159,11 @@ def take_rounds(
             if number == 0:
                 contestant.forget()
         say(f"round {number} of {rounds}: {time.perf_counter() - began:.0f} s{'' if number else ', warm-up'}")
-    OWN.enter(device)
-    for contestant in contestants:
-        contestant.check()
+        OWN.enter(device)
+        for contestant in contestants:
+            contestant.check()
+        if number:
+            yield number
 
 
 def _wait(device: torch.device) -> None:
