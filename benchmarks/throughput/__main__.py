@@ -54,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--data-root", type=Path)
         one.add_argument("--device")
         one.add_argument("--threads", type=int)
-        one.add_argument("--epoch-steps", type=int, default=8, help="steps of an epoch of real images")
+        one.add_argument(
+            "--epoch-steps", type=int, default=8, help="steps of an epoch of real images; on a GPU take 100"
+        )
         one.add_argument("--lr", type=float, default=1e-5, help="of everyone, so that nobody diverges")
         one.add_argument(
             "--work-dir", type=Path, help="where artifacts are kept (default: removed at the end)"
@@ -62,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     memory.add_argument("--count", type=int, required=True)
     measure.add_argument("--rounds", type=_positive, default=7)
     measure.add_argument("--counts", type=_counts, default=[1, 3, 6, 9], help="numbers of methods")
-    measure.add_argument("--steps", type=int, help="in a row for a sample (default: CPU 1, GPU 10)")
+    measure.add_argument("--steps", type=int, help="in a row for a sample, at least (default: CPU 1, GPU 10)")
     measure.add_argument("--settle", type=float, default=0.1, help="seconds before each sample")
     measure.add_argument(
         "--clock",

@@ -80,7 +80,7 @@ def measure(options: Namespace) -> Path:
             "methods": list(METHODS),
             "counts": options.counts,
             "batch": pair.batch_size,
-            "steps of a sample": steps,
+            "least steps of a sample": steps,
             "clock": options.clock,
             "lr": pair.lr,
             "machine": machine(pair.device),
