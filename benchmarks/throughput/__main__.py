@@ -36,6 +36,12 @@ def _counts(text: str) -> list[int]:
     return counts
 
 
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     whole = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__)
@@ -48,15 +54,17 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--data-root", type=Path)
         one.add_argument("--device")
         one.add_argument("--threads", type=int)
-        one.add_argument("--epoch-steps", type=int, default=8, help="steps of an epoch of real images")
+        one.add_argument(
+            "--epoch-steps", type=int, default=8, help="steps of an epoch of real images; on a GPU take 100"
+        )
         one.add_argument("--lr", type=float, default=1e-5, help="of everyone, so that nobody diverges")
         one.add_argument(
             "--work-dir", type=Path, help="where artifacts are kept (default: removed at the end)"
         )
     memory.add_argument("--count", type=int, required=True)
-    measure.add_argument("--rounds", type=int, default=7)
+    measure.add_argument("--rounds", type=_positive, default=7)
     measure.add_argument("--counts", type=_counts, default=[1, 3, 6, 9], help="numbers of methods")
-    measure.add_argument("--steps", type=int, help="in a row for a sample (default: CPU 1, GPU 10)")
+    measure.add_argument("--steps", type=int, help="in a row for a sample, at least (default: CPU 1, GPU 10)")
     measure.add_argument("--settle", type=float, default=0.1, help="seconds before each sample")
     measure.add_argument(
         "--clock",
@@ -90,12 +98,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with working(options) as (pair, _):
                 print(json.dumps({"peak": measure_one(pair, options.count, "float32")}))
         else:
-            from .measure import measure, write
+            from .measure import measure
 
             if options.clock == "cpu" and options.threads != 1:
                 # Threads that wait for each other spin, which would count as work.
                 raise UsageError("--clock cpu: it needs --threads 1.")
-            _show([write(measure(options), options.output)], None, form="simple")
+            _show([measure(options)], None, form="simple")
     except KdzooError as fault:
         print(fault, file=sys.stderr)
         return 2

@@ -51,11 +51,14 @@ def working(options: Namespace) -> Iterator[tuple[Pair, Path]]:
         )  # fmt: skip
 
 
-def measure(options: Namespace) -> Record:
+def measure(options: Namespace) -> Path:
     """Measure a pair.
 
     Args:
         options: of the command.
+
+    Returns:
+        The record, which is written after every round, so that a measurement that is ended keeps those.
     """
     left_out: list[str] = []
 
@@ -71,32 +74,30 @@ def measure(options: Namespace) -> Record:
         load_before, began = _load(), time.time()
         line = Line(pair, options.counts, options.contestants, options.precisions, held, say)
         steps = options.steps or (1 if pair.device.type == "cpu" else 10)
-        take_rounds(
-            line.contestants,
-            options.rounds,
-            pair.device,
-            steps=steps,
-            settle=options.settle,
-            clock=options.clock,
-            say=say,
-        )
         record: Record = {
             "schema": 1,
             "pair": {"name": pair.name, "networks": list(pair.networks), "data": pair.told},
             "methods": list(METHODS),
             "counts": options.counts,
             "batch": pair.batch_size,
-            "rounds": options.rounds,
-            "steps of a sample": steps,
+            "least steps of a sample": steps,
             "clock": options.clock,
             "lr": pair.lr,
             "machine": machine(pair.device),
-            "load before and after": [load_before, _load()],
-            "seconds": round(time.time() - began),
             "left_out": left_out,
             "bytes a bank keeps of an image": line.banks,
-            "samples": [c.sample() for c in line.contestants],
         }
+        for kept in take_rounds(
+            line.contestants, options.rounds, pair.device, steps=steps, settle=options.settle,
+            clock=options.clock, say=say,
+        ):  # fmt: skip
+            record |= {
+                "rounds": kept,
+                "load before and after": [load_before, _load()],
+                "seconds": round(time.time() - began),
+                "samples": [contestant.sample() for contestant in line.contestants],
+            }
+            write(finish(record), options.output)
         held.close()
         if "memory" in options.contestants:
             say("peak memory, a process for each number of methods")
@@ -106,7 +107,7 @@ def measure(options: Namespace) -> Record:
             }
         if "losses" in options.contestants:
             record["losses"] = _losses(options, say)
-    return finish(record)
+    return write(finish(record), options.output)
 
 
 def finish(record: Record) -> Record:

@@ -21,7 +21,7 @@ MAPPED_BLOCKS = 65536  # as many as glibc maps by default
 # Above this size glibc's threshold does not grow by itself: DEFAULT_MMAP_THRESHOLD_MAX of malloc.c, 64 bits.
 SETTLED = 32 << 20
 RAISED = 1 << 30
-BLOCK, SMALLEST_HOLE = 64 << 20, 1 << 20
+SMALLEST_HOLE = 1 << 20
 
 
 class Allocator:
@@ -35,11 +35,12 @@ class Allocator:
         self.raised: bool | None = None
         self._libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
         self._given_back = 0
-        self._plugs: list[int] = []
+        self._plugs: list[tuple[int, int]] = []
         if self._libc is not None:
             self._libc.malloc.restype = self._libc.sbrk.restype = ctypes.c_void_p
             self._libc.malloc.argtypes = [ctypes.c_size_t]
             self._libc.free.argtypes = [ctypes.c_void_p]
+            self._libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
             self._libc.sbrk.argtypes = [ctypes.c_ssize_t]
 
     @property
@@ -60,17 +61,21 @@ class Allocator:
         if self._libc is None or raised == self.raised:
             return
         if raised:
-            for plug in self._plugs:
-                self._libc.free(plug)
-            self._plugs = []
             self._thresholds(RAISED, 2**31 - 1)
-            # Pages that the process would have kept are asked for again, in blocks that stay in its heap.
-            blocks = [torch.zeros(BLOCK, dtype=torch.uint8) for _ in range(self._given_back // BLOCK)]
-            del blocks
+            # Pages that the process would have kept are asked for again: above all else, then in the holes.
+            above = self._given_back - sum(size for _, size in self._plugs)
+            while above > 0:
+                size = min(above, RAISED // 2)
+                self._plugs.append((self._libc.malloc(size), size))
+                above -= size
+            for place, size in self._plugs:
+                self._libc.memset(place, 0, size)
+                self._libc.free(place)
+            self._plugs = []
         else:
             before = _resident()
             self._plug()
-            self._given_back = max(self._given_back, before - _resident())
+            self._given_back = before - _resident()
             self._thresholds(SETTLED, 2 * SETTLED)
         self.raised = raised
 
@@ -93,7 +98,7 @@ class Allocator:
             end = self._libc.sbrk(0)
             place = self._libc.malloc(size)
             if place is not None and place < end == self._libc.sbrk(0):
-                self._plugs.append(place)
+                self._plugs.append((place, size))
                 continue
             self._libc.free(place)
             self._libc.malloc_trim(0)
