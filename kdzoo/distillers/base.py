@@ -249,11 +249,26 @@ class Distiller(nn.Module):
 
         Args:
             teacher: all that the teacher returned.
+
+        Raises:
+            FormError: `digest` returned something else than named tensors.
         """
         # A teacher's maps have their channels last; what students read many times is laid out as theirs are.
         kept = self.digest(declared(teacher, self.needs))
-        laid_out = ((n, t.contiguous() if isinstance(t, Tensor) else t) for n, t in kept.items())
-        return Digest(laid_out)
+        _check_digest(type(self).__name__, kept)
+        return Digest({name: tensor.contiguous() for name, tensor in kept.items()})
+
+
+def _check_digest(who: str, kept: object) -> None:
+    who += ".digest"
+    if not isinstance(kept, dict):
+        raise FormError(f"{who} must return a dict of named tensors, got {kind_of(kept)}.")
+    for name, tensor in kept.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise FormError(
+                f"{who} must return a dict of named tensors, got {kind_of(tensor)} under {name!r}. Compute "
+                "other things in forward."
+            )
 
 
 def _check_terms(who: str, terms: object) -> None:

@@ -123,6 +123,8 @@ class Source:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.needs = as_names(cls.__name__, "needs", cls.needs)
+        if cls.teacher_fields is not None:
+            cls.teacher_fields = as_names(cls.__name__, "teacher_fields", cls.teacher_fields)
         check_options_of(cls)
 
     def check(self, setting: Setting) -> None:

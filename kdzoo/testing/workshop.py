@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from kdzoo.distillers.base import declared
 from kdzoo.keys import key
 from kdzoo.models import build_model, output_shapes
 from kdzoo.outputs import Batch, ModelOutput, Setting
@@ -89,24 +90,28 @@ class CheckWorkshop:
     def batch(self, indices: npt.NDArray[np.int64]) -> Batch:
         """Give training images as a step has them; positions only where the source declares them."""
         positions = torch.from_numpy(indices)
-        declared = "indices" in self._source.needs
+        placed = "indices" in self._source.needs
         labels = torch.from_numpy(self.labels)[positions]
-        return Batch(self._images[positions], labels, positions if declared else None)
+        return Batch(self._images[positions], labels, positions if placed else None)
 
     @torch.no_grad()
     def teacher(self, batch: Batch, fields: frozenset[str] | None = None) -> ModelOutput:
         """Run the teacher, if the source declares that it needs one; once for each batch, as in a run."""
         if "teacher" not in self._source.needs:
             raise ContractError('it asks for the teacher. Declare needs = frozenset({"teacher"}).')
+        may = self._source.teacher_fields
+        if fields is not None and may is not None and not fields <= may:
+            raise ContractError(
+                f"it reads the teacher's {', '.join(sorted(fields - may))}. Declare that in teacher_fields."
+            )
         self.asked.add("teacher")
-        for images, known in self._seen:
-            if images is batch.images:
-                return known
-        output: ModelOutput = self._teacher(batch.images)
-        self._seen.append((batch.images, output))
-        self.passes += 1
-        self.watch.add({f"the teacher's {n}": t for n, t in named(output).items()})
-        return output
+        output = next((known for images, known in self._seen if images is batch.images), None)
+        if output is None:
+            output = self._teacher(batch.images)
+            self._seen.append((batch.images, output))
+            self.passes += 1
+            self.watch.add({f"the teacher's {n}": t for n, t in named(output).items()})
+        return output if fields is None else declared(output, fields)
 
     def train(self, name: str, loss: Callable[[nn.Module, Batch], Tensor]) -> nn.Module:
         """Train a network for a few steps, if the source declares it."""

@@ -30,8 +30,8 @@ class BankedTeacher(SharedTeacher):
 
     A batch comes from the bank if all that the cohort reads of it is there; else the teacher runs as without
     a bank, and what it gives is the same bit for bit. That takes a teacher whose answer for an image does not
-    depend on the images beside it: this is tried before the first row is kept. Once an epoch some samples
-    are made again and compared.
+    depend on the images beside it: this is tried before the first row is kept. The first batch of a start
+    that comes from the bank, and one of each epoch, is made again and compared.
 
     Args:
         network: as for `SharedTeacher`.
@@ -41,22 +41,23 @@ class BankedTeacher(SharedTeacher):
         keeping: what it keeps of what the cohort reads.
         views: of the training images, which say when they repeat.
         steps: of an epoch.
-        seed: of the choice of the samples that are compared.
+        seed: of the choice of the batches that are compared.
         say: is told where nothing can be kept.
+        fewest: as for `SharedTeacher`.
     """
 
     def __init__(
         self, network: nn.Module, precision: str, digests: str, *, bank: TeacherBank, keeping: Keeping,
-        views: Views, steps: int, seed: int, say: Callable[[str], None],
+        views: Views, steps: int, seed: int, say: Callable[[str], None], fewest: int = 2,
     ) -> None:  # fmt: skip
-        super().__init__(network, precision, digests)
+        super().__init__(network, precision, digests, fewest=fewest)
         self._bank = bank
         self._keeping = keeping
         self._views = views
         self._steps = steps
         self._seed = seed
         self._say = say
-        self._tried = False
+        self._tried = self._compared = False
         self._at: tuple[Batch, int, npt.NDArray[np.int64]] | None = None
         self._found: Kept | None = None
 
@@ -83,7 +84,7 @@ class BankedTeacher(SharedTeacher):
         return found
 
     def begin(self, batch: Batch, epoch: int, step: int, prepared: Any = None) -> None:
-        """Go on to a batch, with its rows if the bank has them all; some of an epoch are compared.
+        """Go on to a batch, with its rows if the bank has them all; those of some batches are compared.
 
         Raises:
             KdzooError: a row is not what the teacher says.
@@ -92,8 +93,11 @@ class BankedTeacher(SharedTeacher):
         indices, found = prepared
         self._at = batch, epoch, indices
         self._found = None if found is None else self._widened(found, batch.images.device)
-        if self._found is not None and step == key(self._seed, "bank check", epoch) % self._steps:
+        # The first one too: a checkpoint must not hold steps that wrong rows were taken for.
+        chosen = not self._compared or step == key(self._seed, "bank check", epoch) % self._steps
+        if self._found is not None and chosen:
             self._compare(batch, self._found)
+            self._compared = True
 
     def ready(self, batch: Batch, distiller: Distiller) -> None:
         """Run the teacher where the bank has not what a method reads."""
@@ -119,7 +123,7 @@ class BankedTeacher(SharedTeacher):
             made = self._digests.get(want.place)
             if want.place in FIELDS:
                 made = want.rows(self._last[1])
-            if made is not None:
+            if made is not None and _are_rows(want, made, len(indices)):
                 rows = {n: made[n].to(dtype) for n, (_, dtype) in want.entry.tensors.items()}
                 self._bank.write(want.entry, self._views.epoch(epoch), indices, rows)
 
@@ -147,11 +151,12 @@ class BankedTeacher(SharedTeacher):
         return self._at is not None and self._at[0].images is batch.images
 
     def _widened(self, found: Kept, device: torch.device) -> Kept:
-        """Bring rows to where they are used, in the type in which they were made."""
+        """Bring rows to where they are used, in the type that they have without a bank."""
 
         def one(tensor: Tensor) -> Tensor:
             here = tensor.to(device, non_blocking=True)
-            return here.float() if here.dtype is torch.float16 else here
+            # A digest that is not rounded may be of half precision by itself.
+            return here.float() if self._rounded and here.dtype is torch.float16 else here
 
         return {place: {n: one(t) for n, t in rows.items()} for place, rows in found.items()}
 
@@ -168,29 +173,29 @@ class BankedTeacher(SharedTeacher):
         other: list[Want] = []
         for want in self._keeping.kept:
             here, there = self._rows_of(want, output), self._rows_of(want, again)
-            same = all(torch.equal(here[name][order], there[name]) for name in here)
+            rows = _are_rows(want, here, count) and _are_rows(want, there, len(order))
+            same = rows and all(torch.equal(here[name][order], there[name]) for name in here)
             (alike if same else other).append(want)
         if other:
             names = ", ".join(want.entry.name for want in other)
             self._say(
-                f"teacher bank: {names} not kept, as on this device a teacher's answer for an image depends "
-                "on the images beside it."
+                f"teacher bank: {names} not kept, as it has no row for each image, or on this device one "
+                "that depends on the images beside it, or on chance."
             )
         left = (*self._keeping.left, *other)
         self._keeping = Keeping(tuple(alike), left, self._keeping.running, self._keeping.bytes)
 
     @torch.no_grad()
     def _compare(self, batch: Batch, found: Kept) -> None:
-        """Make some rows again.
+        """Make the rows of a batch again.
 
         Raises:
             KdzooError: they are others.
         """
-        count = max(2, len(batch.images) // 2)
-        again = self._forward(batch.images[:count])
+        again = self._forward(batch.images)
         for want in self._keeping.kept:
             for name, made in self._rows_of(want, again).items():
-                read = found[want.place][name][:count]
+                read = found[want.place][name]
                 exact = made.device.type == "cpu"
                 limit = 0.0 if exact else TOLERANCE * float(made.abs().max())
                 if not (torch.equal(read, made) if exact else bool((read - made).abs().max() <= limit)):
@@ -198,3 +203,9 @@ class BankedTeacher(SharedTeacher):
                         f"teacher bank: {self._bank.place(want.entry)} does not hold what the teacher says "
                         "now. Delete that folder (kdzoo work rm), or use --teacher-bank off."
                     )
+
+
+def _are_rows(want: Want, made: Rows, count: int) -> bool:
+    """Say whether there is a row for each sample, of the shape that the bank expects."""
+    expected = {name: (count, *shape) for name, (shape, _) in want.entry.tensors.items()}
+    return {name: tuple(tensor.shape) for name, tensor in made.items()} == expected

@@ -158,7 +158,7 @@ def load_benchmark(
         name = config["data"]["type"]
     who = f"benchmark {name!r}"
     _check_entries(who, config, precision, val_fraction, compile, digests)
-    if views is not None:
+    if views is not None and isinstance(config.get("views", {}), dict):
         config["views"] = {**config.get("views", {}), "repeat": views}
     problems = Problems()
     wanted: dict[str, int | None] = {"student": epochs, **(section_epochs or {})}

@@ -118,7 +118,8 @@ def _pairs(network: nn.Module) -> Iterator[tuple[dict[str, nn.Module], str, str]
             watched = conv._forward_hooks or (norm is not None and norm._forward_hooks)
             if type(conv) is not nn.Conv2d or type(norm) is not nn.BatchNorm2d or watched:
                 continue
-            if norm.running_mean is not None:
+            # Where batch norm comes before, it has the channels of what the convolution is given.
+            if norm.running_mean is not None and norm.num_features == conv.out_channels:
                 yield layers, first, second
 
 

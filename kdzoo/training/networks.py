@@ -43,15 +43,17 @@ class SharedTeacher:
             there.
         precision: "float32" or "bf16".
         digests: "own", or "float16": what methods keep of the teacher is rounded to it.
+        fewest: images of a pass; a batch of fewer is filled up with its own.
 
     Attributes:
         passes: how many batches it ran on.
     """
 
-    def __init__(self, network: nn.Module, precision: str, digests: str = "own") -> None:
+    def __init__(self, network: nn.Module, precision: str, digests: str = "own", *, fewest: int = 2) -> None:
         self.network = network.eval().requires_grad_(False)
         self.passes = 0
         self._precision = precision
+        self._fewest = fewest
         self._rounded = digests == "float16"
         self._last: tuple[Tensor, ModelOutput] | None = None
         self._digests: Digests = {}
@@ -125,11 +127,10 @@ class SharedTeacher:
         return distiller.detached_digest(self._fields(batch, distiller.needs))
 
     def _fields(self, batch: Batch, names: frozenset[str]) -> ModelOutput:
-        output = self._live(batch)
-        if not self._rounded:
-            return output
-        read = {name: value for name, value in output._asdict().items() if name in names}
-        return ModelOutput(*mapped(ModelOutput(**{"logits": None, **read}), lambda t: t.half().float()))
+        # What was not asked for is not there, as where it comes from a bank.
+        read = {name: value for name, value in self._live(batch)._asdict().items() if name in names}
+        output = ModelOutput(**{"logits": None, **read})
+        return ModelOutput(*mapped(output, lambda t: t.half().float())) if self._rounded else output
 
     def _rounded_rows(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         if self._rounded:
@@ -145,12 +146,13 @@ class SharedTeacher:
 
     @torch.no_grad()
     def _forward(self, images: Tensor) -> ModelOutput:
-        # Kernels for a batch of one round differently; as part of a larger batch the sample's bits are the
-        # usual ones.
-        if len(images) > 1:
-            return run_network(self.network, images, self._precision, channels_last=True)
-        output = run_network(self.network, images.repeat(2, 1, 1, 1), self._precision, channels_last=True)
-        return ModelOutput(*mapped(output, lambda tensor: tensor[:1]))
+        # Kernels for few images round differently (of a wide network for up to a dozen, measured); as part of
+        # a larger batch a sample's bits are the usual ones, whichever batch it is in.
+        count = len(images)
+        if count < self._fewest:
+            images = images.repeat(-(-self._fewest // count), 1, 1, 1)[: self._fewest]
+        output = run_network(self.network, images, self._precision, channels_last=True)
+        return ModelOutput(*mapped(output, lambda tensor: tensor[:count])) if count < len(images) else output
 
 
 def is_kept(distiller: Distiller) -> bool:

@@ -133,6 +133,11 @@ class Plan:
         images = self.data.train.images
         return images.short_side if isinstance(images, PictureFiles) else self.data.size
 
+    @property
+    def batch_rows(self) -> int:
+        """Count the images of a batch of training, but for the last of an epoch, which may have fewer."""
+        return min(self.benchmark.student.recipe.batch_size, len(self.data.train))
+
     def pending(self) -> list[PlannedMember]:
         """List the members without a record."""
         return [m for m in self.members if m.record() is None]
@@ -218,13 +223,15 @@ def make_plan(
     with problems:
         where = choose_device(device)
     with problems:
-        if not next(p for p in (work_dir.absolute(), *work_dir.absolute().parents) if p.exists()).is_dir():
-            raise usage("kdzoo", "work_dir", "a folder", str(work_dir))
+        _check_folder("work_dir", "a folder", work_dir)
+    with problems:
+        if str(teacher_bank) not in ("auto", "off"):
+            _check_folder("teacher_bank", "auto, off or a folder", teacher_bank)
     with problems:
         if (
             isinstance(bank_limit, bool)
             or not isinstance(bank_limit, (int, float))
-            or not 0 <= bank_limit < math.inf
+            or not 0 <= bank_limit * 1e9 < math.inf
         ):
             raise usage("kdzoo", "bank_limit", "a number of GB, at least 0", bank_limit)
     chosen = tuple(resolved.values())
@@ -247,6 +254,15 @@ def make_plan(
         plan, reloadable=dataset is None, bank_limit=0 if off else int(bank_limit * 10**9),
         bank=None if str(teacher_bank) in ("auto", "off") else Path(teacher_bank),
     )  # fmt: skip
+
+
+def _check_folder(name: str, expected: str, folder: object) -> None:
+    """Refuse what is no folder, and cannot become one."""
+    if not isinstance(folder, (str, Path)) or not str(folder):
+        raise usage("kdzoo", name, expected, folder)
+    place = Path(folder).absolute()
+    if not next(p for p in (place, *place.parents) if p.exists() or p.is_symlink()).is_dir():
+        raise usage("kdzoo", name, expected, str(folder))
 
 
 def check_current(plan: Plan) -> None:
@@ -416,7 +432,7 @@ def method_settings(method: Method, plan: Plan) -> dict[str, Any]:
         "plug_in": plug_in(distiller),
         "source_plug_in": plug_in(source) if source else None,
         "source_content": dict(method.source_content),
-        "source_builds": {name: described_network(plan.benchmark.section(name)) for name in builds},
+        "source_builds": {name: _built(plan, plan.benchmark.section(name)) for name in builds},
         "teacher_pass": plan.teacher_pass() if needs_teacher(method) else None,
     }
     return {
@@ -428,6 +444,12 @@ def method_settings(method: Method, plan: Plan) -> dict[str, Any]:
         "source_version": source.version if source else None,
         **{name: facts for name, facts in sometimes.items() if facts},
     }
+
+
+def _built(plan: Plan, section: Section) -> dict[str, Any]:
+    """Describe a network that is used untrained, with its precision where that is not the student's."""
+    precision = plan.precision_of(section)
+    return described_network(section) | ({} if precision == plan.precision else {"precision": precision})
 
 
 def needs_teacher(method: Method) -> bool:

@@ -26,14 +26,14 @@ def bank_of(plan: Plan, teacher: ArtifactPlan, seed: int) -> tuple[Path, dict[st
     """Give the folder of a teacher's bank, and all that its rows depend on.
 
     Views that repeat are the same as the first ones of views that do not, so both share a bank. Rows are bits
-    of one kind of machine: on another the same teacher rounds differently.
+    of one kind of machine, and of batches of one size: others round differently.
     """
     here = environment(plan.device)
     machine = {name: here[name] for name in ("device_name", "cpu_capability", "threads")}
     settings = json.loads(json.dumps({
         "teacher": teacher.key, "network": teacher.section.network, "pass": plan.teacher_pass(),
         "data": {**plan.protocol["data"], "views": replace(plan.benchmark.views, repeat=None).described()},
-        "val_fraction": plan.benchmark.val_fraction, "seed": seed,
+        "val_fraction": plan.benchmark.val_fraction, "seed": seed, "batch": plan.batch_rows,
         "torch": here["versions"]["torch"], "machine": machine,
     }))  # fmt: skip
     root = plan.work_dir / "banks" if plan.bank is None else plan.bank
@@ -74,7 +74,7 @@ def keeping_of(
 
 def told_of(keeping: Keeping, folder: Path) -> list[str]:
     """Say what a bank keeps and how large it is, and who keeps the teacher running."""
-    lines = [f"teacher bank: {gigabytes(keeping.bytes)} in {folder}"]
+    lines = [f"teacher bank: {gigabytes(keeping.bytes)} in {folder}"] if keeping.kept else []
     large = [f"{', '.join(want.users)} ({want.entry.name})" for want in keeping.left]
     if large:
         lines.append(
@@ -83,8 +83,8 @@ def told_of(keeping: Keeping, folder: Path) -> list[str]:
         )
     if keeping.running:
         lines.append(
-            f"teacher bank: the teacher keeps running for {', '.join(keeping.running)}, whose source reads "
-            "more than logits and embedding."
+            f"teacher bank: the teacher keeps running for {', '.join(keeping.running)}: its source may read "
+            "all that the teacher returns (no teacher_fields), or its digest has no rows of samples."
         )
     return lines
 

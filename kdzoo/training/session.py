@@ -3,6 +3,7 @@ finishes."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
@@ -310,17 +311,16 @@ class Session:
 
     def _shared_teacher(self, teacher: Artifact, keeping: Keeping, images: Feed) -> SharedTeacher:
         """Give the teacher of a cohort, with a bank where something is kept."""
-        plan = self.plan
-        if not keeping.kept:
-            return SharedTeacher(*self._ready_teacher(teacher))
+        plan, say = self.plan, self.reporter.message
         folder, settings = bank_of(plan, teacher.plan, images.seed)
-        say = self.reporter.message
         for line in told_of(keeping, folder):
             say(line)
+        if not keeping.kept:
+            return SharedTeacher(*self._ready_teacher(teacher), fewest=plan.batch_rows)
         bank = TeacherBank(folder, len(images), settings, say)
         return BankedTeacher(
             *self._ready_teacher(teacher), bank=bank, keeping=keeping, views=images.views,
-            steps=images.steps, seed=images.seed, say=say,
+            steps=images.steps, seed=images.seed, say=say, fewest=plan.batch_rows,
         )  # fmt: skip
 
     def _sources(
@@ -340,7 +340,8 @@ class Session:
                 builders = {n: partial(plan.build_network, plan.benchmark.section(n)) for n in source.builds}
                 source.fit(RunWorkshop(
                     images, plan.data, plan.statistics, member.seed,
-                    teacher if "teacher" in source.needs else None, own, builders, self._foundry,
+                    teacher if "teacher" in source.needs else None, source.teacher_fields, own, builders,
+                    self._foundry,
                     {n: plan.precision_of(plan.benchmark.section(n)) for n in (*own, *builders)},
                 ))  # fmt: skip
                 if dict(source.content()) != member.method.source_content:
@@ -380,6 +381,8 @@ class Session:
         deployed = (member.network if distiller is None else distiller.deployed(member.network)).eval()
         weights = {k: v.detach().cpu().contiguous().clone() for k, v in deployed.state_dict().items()}
         content = safetensors.torch.save(weights)
+        # Counting traces a network, which a compiled one refuses; a copy is not compiled.
+        traced = copy.deepcopy(deployed) if self.plan.compiled else deployed
         write_atomic(planned.folder / WEIGHTS, content)
         plan = self.plan
         write_sheet(planned.folder, self._sheet(planned, hashlib.sha256(content).hexdigest()))
@@ -396,7 +399,7 @@ class Session:
             epochs=member.epochs,
             accuracy=accuracy_of(member.epochs),
             parameters=count_parameters(deployed),
-            flops=flops(deployed, plan.data.channels, plan.size),
+            flops=flops(traced, plan.data.channels, plan.size),
             notes=self._notes(planned),
             timing=self._timing(member, cohort),
             environment={

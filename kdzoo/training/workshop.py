@@ -31,6 +31,7 @@ class RunWorkshop:
         statistics: channel means and standard deviations.
         seed: the run's.
         teacher: shared by the cohort, None where the source declares no need of one.
+        teacher_fields: as the source declares them.
         plans: the artifacts that the source declares, by name.
         builders: of the networks that it declares to use untrained, by name.
         foundry: makes them.
@@ -39,9 +40,9 @@ class RunWorkshop:
 
     def __init__(
         self, images: Feed, data: Dataset, statistics: tuple[tuple[float, ...], tuple[float, ...]],
-        seed: int, teacher: SharedTeacher | None, plans: Mapping[str, ArtifactPlan],
-        builders: Mapping[str, Callable[[], nn.Module]], foundry: Foundry,
-        precisions: Mapping[str, str],
+        seed: int, teacher: SharedTeacher | None, teacher_fields: frozenset[str] | None,
+        plans: Mapping[str, ArtifactPlan], builders: Mapping[str, Callable[[], nn.Module]],
+        foundry: Foundry, precisions: Mapping[str, str],
     ) -> None:  # fmt: skip
         self.seed = seed
         self.num_classes = len(data.classes)
@@ -55,6 +56,7 @@ class RunWorkshop:
         self.mean, self.std = mean, std
         self._images = images
         self._teacher = teacher
+        self._teacher_fields = teacher_fields
         self._plans = plans
         self._builders = builders
         self._foundry = foundry
@@ -65,6 +67,12 @@ class RunWorkshop:
         """Run the cohort's teacher on a batch, once however many ask."""
         if self._teacher is None:
             raise ValueError('a source that asks for the teacher must declare needs = frozenset({"teacher"})')
+        may = self._teacher_fields
+        if fields is not None and may is not None and not fields <= may:
+            raise ValueError(
+                f"a source that reads the teacher's {', '.join(sorted(fields - may))} must declare it in "
+                f"teacher_fields, which has {sorted(may)}"
+            )
         return self._teacher(batch, fields)
 
     def train(self, name: str, loss: Callable[[nn.Module, Batch], Tensor]) -> nn.Module:

@@ -220,3 +220,15 @@ def test_needs_may_be_any_collection_of_names_but_a_text(needs):
 def test_a_digest_says_what_it_has():
     with pytest.raises(KeyError, match=r"no 'stages'; it has 'embedding', 'stages\.0', 'stages\.1'"):
         Reader(1).detached_digest(OUTPUT)["stages"]
+
+
+@pytest.mark.parametrize("kept", [1.5, [], {"kept": 1.5}, {"kept": None}, {1: torch.ones(2)}])
+def test_a_digest_of_anything_but_named_tensors_is_told(kept):
+    class Odd(Distiller):
+        needs = frozenset({"embedding"})
+
+        def digest(self, teacher):
+            return kept
+
+    with pytest.raises(FormError, match=r"Odd\.digest must return a dict of named tensors, got"):
+        Odd().detached_digest(ModelOutput(torch.ones(2, 3), torch.ones(2, 4)))

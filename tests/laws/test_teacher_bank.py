@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
-from tinyzoo import STEPS, Bench, registered
+from tinyzoo import STEPS, Bench, TinyStudent, registered
+from torch import nn
 
 from kdzoo.api import Results
 from kdzoo.checks import KdzooError, UsageError
 from kdzoo.data.pipeline import Pipeline
 from kdzoo.data.views import Views
 from kdzoo.distillers import Distiller
-from kdzoo.registry import DISTILLERS
+from kdzoo.registry import DISTILLERS, MODELS, SOURCES
+from kdzoo.sources.base import Source
+from kdzoo.training.bank import TeacherBank
+from kdzoo.training.member import Member
 
 METHODS = "kd,at,rkd,kdsvd,fitnet,pkt"
 
@@ -78,8 +82,6 @@ def test_what_is_too_large_for_the_limit_keeps_the_teacher_running_and_is_named(
 def test_a_row_that_is_not_what_the_teacher_says_is_loud(tmp_path, monkeypatch):
     bank = tmp_path / "bank"
     run(tmp_path / "a", "kd", epochs=1, teacher_bank=bank)
-    from kdzoo.training.bank import TeacherBank
-
     read = TeacherBank.read
 
     def spoilt(self, *place, **how):
@@ -89,6 +91,115 @@ def test_a_row_that_is_not_what_the_teacher_says_is_loud(tmp_path, monkeypatch):
     monkeypatch.setattr(TeacherBank, "read", spoilt)
     with pytest.raises(KdzooError, match=r"does not hold what the teacher says.*--teacher-bank off"):
         run(tmp_path / "b", "kd,dkd", epochs=1, teacher_bank=bank)
+
+
+def test_wrong_rows_are_found_before_anybody_learns_from_them(tmp_path, monkeypatch):
+    bank = tmp_path / "bank"
+    run(tmp_path / "a", "kd", epochs=1, teacher_bank=bank)
+    read, step, learnt = TeacherBank.read, Member.step, []
+
+    def spoilt(self, *place, **how):
+        rows = read(self, *place, **how)
+        return rows and {name: tensor + 1e-6 for name, tensor in rows.items()}
+
+    def noted(self, *shared):
+        learnt.append(self.name)
+        step(self, *shared)
+
+    monkeypatch.setattr(TeacherBank, "read", spoilt)
+    monkeypatch.setattr(Member, "step", noted)
+    with pytest.raises(KdzooError, match="does not hold what the teacher says"):
+        run(tmp_path / "b", "dkd", epochs=1, teacher_bank=bank)
+    assert set(learnt) == {"teacher"}
+
+
+class Sized(TinyStudent):
+    """Rounds otherwise for few images, as the kernels of wide networks do."""
+
+    def forward(self, images):
+        output = super().forward(images)
+        return output._replace(logits=output.logits + 1e-5 * (len(images) < 6))
+
+
+def test_a_short_last_batch_has_the_numbers_that_it_has_without_a_bank(tmp_path, request):
+    MODELS.register("sized")(Sized)
+    request.addfinalizer(lambda: MODELS._module_dict.pop("sized"))
+    # Batches of 16, 16 and 4.
+    options = {"epochs": 4, "views": 1, "cfg_options": {"data.count": 36, "teacher.network.type": "sized"}}
+    off = run(tmp_path / "off", "kd,pkt", teacher_bank="off", **options)
+    on = run(tmp_path / "on", "kd,pkt", **options)
+    assert of(on) == of(off)
+    assert passes(on) < passes(off)
+
+
+class Odd(Distiller):
+    """Keeps something that is not what a bank expects."""
+
+    needs = frozenset({"embedding"})
+    digest_options = ("what",)
+
+    def __init__(self, *, what: Literal["half", "mean", "some"] = "half") -> None:
+        super().__init__()
+        self.what = what
+
+    def digest(self, teacher):
+        found = teacher.embedding
+        if self.what == "half":
+            return {"it": found.half()}
+        return {"it": found.mean() if self.what == "mean" else found[found[:, 0] > found[:, 0].median()]}
+
+    def forward(self, student, guide, batch, progress):
+        it = guide.teacher["it"]
+        return {"odd": (it * student.logits.mean().to(it.dtype)).mean().square().float()}
+
+
+@pytest.mark.parametrize("what", ["half", "mean", "some"])
+def test_digests_of_any_type_and_shape_have_the_same_numbers_with_a_bank(tmp_path, request, what):
+    DISTILLERS.register("odd")(Odd)
+    request.addfinalizer(lambda: DISTILLERS._module_dict.pop("odd"))
+    off = run(tmp_path / "off", f"odd:what={what}", epochs=3, views=1, teacher_bank="off")
+    on = run(tmp_path / "on", f"odd:what={what}", epochs=3, views=1)
+    assert of(on) == of(off)
+    assert (passes(on) < passes(off)) == (what == "half")
+
+
+class Curious(Source):
+    """Reads more of the teacher than it declares."""
+
+    needs = frozenset({"teacher"})
+    teacher_fields = frozenset({"logits"})
+
+    def __init__(self, *, asks: Literal["logits", "embedding"] = "logits") -> None:
+        self.asks = asks
+
+    def fit(self, workshop):
+        self.teacher = workshop.teacher
+
+    def __call__(self, batch):
+        self.teacher(batch, frozenset({self.asks})).embedding.sum()
+        raise AssertionError("it read the embedding")
+
+
+@pytest.mark.parametrize("bank", ["auto", "off"])
+@pytest.mark.parametrize("asks", ["logits", "embedding"])
+def test_a_source_reads_what_it_declares_with_and_without_a_bank(tmp_path, request, bank, asks):
+    SOURCES.register("curious")(Curious)
+    request.addfinalizer(lambda: SOURCES._module_dict.pop("curious"))
+    results = Bench(tmp_path).run(f"kd+curious:asks={asks}", epochs=1, teacher_bank=bank)
+    (fault,) = results.failed.values()
+    expected = "declare it in teacher_fields" if asks == "embedding" else "'NoneType' object has no"
+    assert expected in str(fault)
+
+
+def test_compiled_runs_end_with_a_record(tmp_path, monkeypatch):
+    # Dynamo alone: what it hands over is run as it is, which takes no compiler and no half a minute.
+    plain = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **how: plain(self, backend="eager", **how))
+    monkeypatch.setattr("kdzoo.training.execution._compiler_fault", lambda device: None)
+    compiled = run(tmp_path, "kd,fitnet", epochs=2, views=1, compile="on")
+    assert compiled.records[0].settings["precision"] == "float32, compiled"
+    usual = run(tmp_path, "kd,fitnet", epochs=2, views=1)
+    assert [r.flops for r in compiled.records] == [r.flops for r in usual.records]
 
 
 def test_a_method_whose_rows_depend_on_their_neighbours_is_not_kept(tmp_path, capsys, request):
@@ -154,8 +265,12 @@ def test_views_that_repeat_are_a_protocol_of_their_own_and_leave_the_teacher_as_
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"views": 0}, {"bank_limit": -1.0}, {"digests": "int8"}, {"compile": "maybe"}]
-)
+    "wrong",
+    [
+        {"views": 0}, {"bank_limit": -1.0}, {"bank_limit": 1e300}, {"digests": "int8"}, {"compile": "maybe"},
+        {"teacher_bank": ""}, {"teacher_bank": None}, {"teacher_bank": Path(__file__) / "bank"},
+    ],
+)  # fmt: skip
 def test_wrong_choices_are_mistakes(tmp_path, wrong):
     with pytest.raises(UsageError, match=next(iter(wrong)) if "views" not in wrong else "repeat"):
         run(tmp_path, "kd", epochs=1, **wrong)

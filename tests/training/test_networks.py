@@ -4,6 +4,7 @@ from torch import nn
 
 from kdzoo.models import build_model
 from kdzoo.outputs import Batch, ModelOutput
+from kdzoo.training.execution import for_teaching
 from kdzoo.training.loop import seeded_network
 from kdzoo.training.networks import SharedTeacher, run_network
 
@@ -72,6 +73,38 @@ def test_a_sample_alone_has_the_bits_that_it_has_beside_another(precision):
     for one, other in zip(tensors(alone), tensors(both), strict=True):
         assert len(one) == 1
         assert torch.equal(one, other[:1])
+
+
+def test_a_short_batch_is_filled_up_and_given_as_it_is():
+    network = Counting()
+    teacher, full = SharedTeacher(network, "float32", fewest=7), batch(7)
+    usual = teacher(full)
+    short = teacher(Batch(full.images[:3], full.labels[:3], None))
+    assert network.sizes == [7, 7]
+    assert torch.equal(short.logits, usual.logits[:3])
+    assert len(teacher(batch(9)).logits) == network.sizes[-1] == 9
+
+
+class Preactivated(nn.Module):
+    """Has batch norm before its convolution, under the names of those that have it behind."""
+
+    def __init__(self, inside: int, outside: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, inside, 3, stride=4)
+        self.bn1, self.conv1 = nn.BatchNorm2d(inside), nn.Conv2d(inside, outside, 3)
+        self.bn1.running_mean.add_(0.5)
+
+    def forward(self, images):
+        return ModelOutput(self.conv1(self.bn1(self.stem(images)).relu()).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("outside", [3, 4])
+def test_batch_norm_before_a_convolution_is_not_folded_into_it(outside):
+    network = Preactivated(3, outside).eval()
+    taught = for_teaching(network, "float32", 1, 32)
+    images = batch(2).images
+    assert torch.allclose(taught(images).logits, network(images).logits, atol=1e-6)
+    assert type(taught.bn1) is nn.BatchNorm2d
 
 
 def test_a_batch_of_one_is_passed_as_two_and_given_as_one():

@@ -289,6 +289,19 @@ def test_method_settings_grow_only_where_there_is_something_to_say(plan, monkeyp
     assert not any(extra.values())
 
 
+def test_the_precision_of_an_untrained_network_is_part_of_the_key(keys, monkeypatch):
+    methods = METHODS + ",kd+random_cae"
+    before = keys(methods, precision="auto")
+
+    def wide(network, device):
+        return "bf16" if type(network).__name__ == "Autoencoder" else "float32"
+
+    monkeypatch.setattr(planning, "chosen_precision", wide)
+    after = keys(methods, precision="auto")
+    # Those of reffakd have it in their artifact's key.
+    assert {n for n in before if before[n] != after[n]} == {"kd+random_cae", "reffakd", "dkd+reffakd"}
+
+
 def test_content_of_a_source_is_part_of_the_key(keys, monkeypatch):
     before = keys(METHODS)
     monkeypatch.setattr(SOURCES.find("uniform"), "content", lambda source: {"sha256": "f" * 64})
