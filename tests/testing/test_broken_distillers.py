@@ -680,7 +680,7 @@ class Summary(Hint):
         return {"embedding": teacher.embedding.mean(dim=0, keepdim=True)}
 
 
-@breaks(ROWS, "a digest must map names to tensors, got {'sizes': 'tuple'}", "digest_follows_its_options")
+@breaks(DECLARED, "Nested.digest must return a dict of named tensors, got a tuple under 'sizes'")
 class Nested(Hint):
     """Digests to a tuple."""
 
