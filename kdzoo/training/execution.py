@@ -137,7 +137,7 @@ def _same(one: nn.Module, other: nn.Module, channels: int, size: int) -> bool:
 def chosen_compile(asked: str, device: torch.device) -> tuple[bool, str | None]:
     """Choose whether `torch.compile` makes the passes of students and teacher.
 
-    "auto" is off: on a CPU the zoo's pairs were no faster compiled, and on a GPU it is not measured yet.
+    "auto" is off: no record shows a gain yet, on CPUs or GPUs.
 
     Args:
         asked: "auto", "on" or "off".
