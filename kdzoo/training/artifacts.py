@@ -155,6 +155,8 @@ def artifact_settings(
     return {
         "artifact": name, "seed": SEED, **described_network(section),
         "recipe": recipe, "data": dict(data), "precision": precision, "source": source,
+        # The usual layout is left out, so that it changes no key.
+        **({"layout": "channels_last"} if precision == "bf16" else {}),
     }  # fmt: skip
 
 
