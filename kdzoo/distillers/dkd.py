@@ -13,29 +13,9 @@ from torch import Tensor
 
 from kdzoo.checks import Natural, NonNegative, Positive
 from kdzoo.distillers.base import Distiller
-from kdzoo.functional.divergences import kl_divergence
+from kdzoo.functional.divergences import finite
 from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, SoftLabels
 from kdzoo.registry import DISTILLERS
-
-
-def decoupled(log_probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Split log-probabilities into what they say about the target class and about all others.
-
-    Exact at any size of logits: the target is masked in log space rather than lowered by a constant. A target
-    that holds all probability leaves no distribution among the others, and that row is -inf throughout.
-
-    Args:
-        log_probs: [N, K].
-        labels: [N] class numbers.
-
-    Returns:
-        [N, 2] log-probabilities of "the target class" and "any other" (the paper's b), and [N, K] those among
-        the other classes (the paper's p-hat), -inf at the target.
-    """
-    target = log_probs.gather(1, labels[:, None])
-    others = log_probs.scatter(1, labels[:, None], -torch.inf)
-    total = others.logsumexp(dim=-1, keepdim=True)
-    return torch.cat([target, total], dim=-1), others - total.masked_fill(total.isneginf(), 0.0)
 
 
 def dkd_loss(
@@ -46,26 +26,45 @@ def dkd_loss(
     alpha: float,
     beta: float,
     temperature: float,
+    weight: float = 1.0,
 ) -> Tensor:
     """Compute T^2 (alpha TCKD + beta NCKD) of each sample.
 
+    Exact at any size of logits: the target is masked in log space rather than lowered by a constant.
+
     Args:
-        student_logits: [N, K].
+        student_logits: [N, K], finite.
         soft_labels: [N, K] distributions; the temperature divides them only if they are scores.
         labels: [N] class numbers.
         alpha: weight of the target-class part, KL(b_t || b_s).
         beta: weight of the non-target part, KL(p-hat_t || p-hat_s).
         temperature: T, positive.
+        weight: of the term, in the same multiplication as T^2.
 
     Returns:
         [N] nats. With two classes, or soft labels that are sure of the target, NCKD is 0.
 
     Source: Zhao et al. 2022, eq. 7; T^2 as in the authors' code.
     """
-    teacher = decoupled(soft_labels.log_probs(temperature), labels)
-    student = decoupled(torch.log_softmax(student_logits / temperature, dim=-1), labels)
-    tckd, nckd = (kl_divergence(t, s) for t, s in zip(teacher, student, strict=True))
-    return temperature**2 * (alpha * tckd + beta * nckd)
+    target, student = labels[:, None], torch.log_softmax(student_logits / temperature, dim=-1)
+    teacher = soft_labels.log_probs(temperature)
+    ours, theirs = _total_of_others(student, target), finite(_total_of_others(teacher, target))
+    # p-hat; where the target has all of the teacher's probability, no distribution is left and all are 0.
+    among_others = (teacher.scatter(1, target, -torch.inf) - theirs).exp()
+    scale = weight * temperature**2
+    of_target = scale * alpha * teacher.gather(1, target).exp()
+    # Both parts add up differences of log-probabilities, NCKD those over the others' total: so what belongs
+    # to a class is one sum over the classes, and the total's own difference comes once.
+    of_class = (scale * beta * among_others).scatter_(1, target, of_target)
+    of_total = scale * (alpha * theirs.exp() - beta * among_others.sum(dim=-1, keepdim=True))
+    by_class = (of_class * (finite(teacher) - student)).sum(dim=-1)
+    return by_class + (of_total * (theirs - ours)).squeeze(-1)
+
+
+def _total_of_others(log_probs: Tensor, target: Tensor) -> Tensor:
+    """Give the logarithm [N, 1] of what all classes but the target hold together (the second of the paper's
+    b)."""
+    return log_probs.scatter(1, target, -torch.inf).logsumexp(dim=-1, keepdim=True)
 
 
 @DISTILLERS.register("dkd")
@@ -113,6 +112,6 @@ class DKD(Distiller):
         weight = min((progress.epoch + 1) / self.warmup, 1.0) if self.warmup else 1.0
         loss = dkd_loss(
             student.logits, guide.soft_labels, batch.labels,
-            alpha=self.alpha, beta=self.beta, temperature=self.temperature,
+            alpha=self.alpha, beta=self.beta, temperature=self.temperature, weight=weight,
         )  # fmt: skip
-        return {"dkd": weight * loss.mean()}
+        return {"dkd": loss.mean()}

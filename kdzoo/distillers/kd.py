@@ -27,11 +27,12 @@ def kd_loss(
     temperature: float,
     reduction: Reduction = "batchmean",
     divergence: Divergence = "kl",
+    weight: float = 1.0,
 ) -> Tensor:
     """Compute T^2 KL(soft labels || softmax(student / T)) of each sample, or the cross-entropy of the two.
 
     Args:
-        student_logits: [N, K].
+        student_logits: [N, K], finite.
         soft_labels: [N, K] distributions; the temperature divides them only if they are scores.
         temperature: T, positive.
         reduction: "batchmean", the sum over the classes; "elementmean" divides it by K as well, as torch's
@@ -39,6 +40,7 @@ def kd_loss(
             Tiny ImageNet.
         divergence: "kl"; "cross_entropy", as in that paper's notebook for CIFAR-100, has the same gradient
             and adds T^2 times the soft labels' entropy.
+        weight: of the term, in the same multiplication as T^2.
 
     Returns:
         [N] nats; its mean over the batch is the loss.
@@ -52,8 +54,8 @@ def kd_loss(
     if divergence == "cross_entropy":
         # Plus the soft labels' entropy, which is their divergence from all log-probabilities 0, negated.
         found = found - kl_divergence(soft, torch.zeros_like(soft))
-    found = temperature**2 * found
-    return found / student_logits.shape[-1] if reduction == "elementmean" else found
+    share = student_logits.shape[-1] if reduction == "elementmean" else 1
+    return found * (weight * temperature**2 / share)
 
 
 @DISTILLERS.register("kd")
@@ -73,6 +75,8 @@ class KD(Distiller):
     needs = frozenset({"soft_labels"})
     paper = "Hinton, Vinyals and Dean 2015, Distilling the Knowledge in a Neural Network, https://arxiv.org/abs/1503.02531"
     year = 2015
+    # 2: one multiplication in place of two; the last digits are others.
+    version = 2
 
     def __init__(
         self,
@@ -98,6 +102,6 @@ class KD(Distiller):
         """Give the soft term."""
         loss = kd_loss(
             student.logits, guide.soft_labels, temperature=self.temperature, reduction=self.reduction,
-            divergence=self.divergence,
+            divergence=self.divergence, weight=self.alpha,
         )  # fmt: skip
-        return {"kd": self.alpha * loss.mean()}
+        return {"kd": loss.mean()}
