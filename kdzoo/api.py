@@ -30,7 +30,8 @@ from kdzoo.training.choices import check_workers
 from kdzoo.training.evaluation import chunk_of
 from kdzoo.training.execution import compiling
 from kdzoo.training.faults import told
-from kdzoo.training.plan import Plan, make_plan
+from kdzoo.training.plan import Plan
+from kdzoo.training.planning import make_plan
 from kdzoo.training.reporter import Reporter, choose_reporter
 from kdzoo.training.runtime import runtime
 from kdzoo.training.session import Session

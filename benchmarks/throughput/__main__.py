@@ -1,6 +1,7 @@
 """Measure what a step of many methods costs: the limit, kdzoo, torchdistill and a plain loop, in turns.
 
 python -m benchmarks.throughput measure --benchmark fashion_mnist
+python -m benchmarks.throughput epochs --benchmark fashion_mnist --bank-limit 80
 python -m benchmarks.throughput show benchmarks/throughput/results/*.json
 """
 
@@ -49,19 +50,30 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(dest="command", required=True)
     measure = commands.add_parser("measure", help="measure a pair, and write a record, a table and a plot")
     memory = commands.add_parser("memory", help="print the peak memory of one cohort (measure calls it)")
-    for one in (measure, memory):
+    epochs = commands.add_parser(
+        "epochs", help="time whole epochs with a warm teacher bank, in turns with the bare students"
+    )
+    for one in (measure, memory, epochs):
         one.add_argument("--benchmark", default="fashion_mnist", help="a benchmark of kdzoo, or a config")
         one.add_argument("--data-root", type=Path)
         one.add_argument("--device")
         one.add_argument("--threads", type=int)
-        one.add_argument(
-            "--epoch-steps", type=int, default=8, help="steps of an epoch of real images; on a GPU take 100"
-        )
         one.add_argument("--lr", type=float, default=1e-5, help="of everyone, so that nobody diverges")
         one.add_argument(
             "--work-dir", type=Path, help="where artifacts are kept (default: removed at the end)"
         )
+    for one in (measure, memory):
+        one.add_argument(
+            "--epoch-steps", type=int, default=8, help="steps of an epoch of real images; on a GPU take 100"
+        )
     memory.add_argument("--count", type=int, required=True)
+    epochs.add_argument("--epochs", type=_positive, default=3)
+    epochs.add_argument("--views", type=_positive, default=10, help="after which the augmentation repeats")
+    epochs.add_argument("--bank", type=Path, help="folder of teacher banks (default: in the work directory)")
+    epochs.add_argument("--bank-limit", type=float, default=4.0, help="of a bank, in GB")
+    epochs.add_argument("--filled", action="store_true", help="the bank is whole: do not fill it first")
+    epochs.add_argument("--teacher-checkpoint", type=Path, help="a teacher (default: of random weights)")
+    epochs.set_defaults(epoch_steps=None)
     measure.add_argument("--rounds", type=_positive, default=7)
     measure.add_argument("--counts", type=_counts, default=[1, 3, 6, 9], help="numbers of methods")
     measure.add_argument("--steps", type=int, help="in a row for a sample, at least (default: CPU 1, GPU 10)")
@@ -74,7 +86,8 @@ def parser() -> argparse.ArgumentParser:
     )
     measure.add_argument("--precisions", type=_list, default=["float32", "auto"])
     measure.add_argument("--contestants", type=_groups, default=list(GROUPS), help=", ".join(GROUPS))
-    measure.add_argument("--output", type=Path, default=RESULTS, help="folder of records and plots")
+    for one in (measure, epochs):
+        one.add_argument("--output", type=Path, default=RESULTS, help="folder of records and plots")
     show = commands.add_parser("show", help="write tables and plots of records, from records alone")
     show.add_argument("records", type=Path, nargs="+")
     show.add_argument("--output", type=Path, help="folder of the plots (default: beside each record)")
@@ -91,6 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "show":
             _show(options.records, options.output)
+        elif options.command == "epochs":
+            from .epochs import measure as measure_epochs
+
+            _show([measure_epochs(options)], None, form="simple")
         elif options.command == "memory":
             from .measure import working
             from .memory import measure_one
@@ -111,10 +128,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _show(records: Sequence[Path], folder: Path | None, form: str = "github") -> None:
+    from . import epochs
     from .show import plot, table
 
     for path in records:
         record = json.loads(path.read_text())
+        if "kdzoo over bare" in record:
+            print(epochs.table(record, form) + "\n")
+            continue
         print(table(record, form) + "\n")
         to = (folder or path.parent) / f"{path.stem}.png"
         to.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kdzoo.distillers import Distiller
 from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, probabilities, scores, widened
 from kdzoo.training.cohort import Cohort
+from kdzoo.training.evaluation import CHUNK
 
 from .clock import Marks
 from .pair import EPOCHS, Pair
@@ -46,6 +47,7 @@ class Limit:
         classes = len(pair.data.classes)
         rows = torch.rand(classes, classes, generator=draw) + 0.5
         self._rows = (rows / rows.sum(dim=1, keepdim=True)).to(pair.device)
+        self._kept: list[tuple[Batch, Any, dict[str, Any]]] = []
         made = []
         for _ in range(BATCHES):
             images = torch.randn(shape, generator=draw).to(pair.device)
@@ -53,7 +55,7 @@ class Limit:
             # Each network finds them in its layout, which kdzoo brings them to.
             last = images.contiguous(memory_format=torch.channels_last)
             made.append((last, Batch(last if precisions[1] == "bf16" else images, labels, None)))
-        self._batches = cycle(made)
+        self._made, self._batches = made, cycle(made)
 
     def step(self, marks: Marks, methods: tuple[str, ...]) -> None:
         """Take one step of some methods.
@@ -63,27 +65,77 @@ class Limit:
             methods: of the cohort's.
         """
         for_teacher, batch = next(self._batches)
-        output: Any = None
-        if self._teacher is not None:
-            marks("teacher")
-            with torch.no_grad():
-                output = _run(self._teacher, for_teacher, self._precisions[0])
+        marks("teacher")
+        output = self._taught(for_teacher)
         for method in methods:
             marks(method)
-            self._student(self.bare[method], batch, output)
+            bare = self.bare[method]
+            digest = bare.distiller.detached_digest(output) if bare.distiller.needs_teacher() else {}
+            self._student(bare, batch, output, digest)
 
-    def _student(self, bare: _Bare, batch: Batch, teacher: ModelOutput) -> None:
-        distiller, digest = bare.distiller, {}
-        if distiller.needs_teacher():
-            digest = distiller.detached_digest(teacher)
-        soft: Any = None
+    def epoch(self, samples: int, judged: Tensor) -> None:
+        """Take an epoch's steps of all methods and judge them, while the teacher's answers lie ready, but for
+        digests of a whole batch, which belong to the loss.
+
+        Args:
+            samples: of the epoch.
+            judged: [M, C, H, W] test images.
+        """
+        batches = cycle(self._kept)
+        while samples > 0:
+            batch, output, digests = next(batches)
+            if samples < len(batch.labels):
+                batch, output = _first(batch, samples), _first(output, samples)
+                digests = {m: {n: t[:samples] for n, t in kept.items()} for m, kept in digests.items()}
+            for method, bare in self.bare.items():
+                digest = digests[method]
+                if bare.distiller.needs_teacher() and bare.distiller.digest_scope == "batch":
+                    digest = bare.distiller.detached_digest(output)
+                self._student(bare, batch, output, digest)
+            samples -= len(batch.labels)
+        for bare in self.bare.values():
+            bare.network.eval()
+            with torch.no_grad():
+                for chunk in judged.split(CHUNK):
+                    _run(bare.network, chunk, self._precisions[1]).logits.argmax(dim=1)
+            bare.network.train()
+
+    def ask(self) -> None:
+        """Let the teacher answer once for every batch, for `epoch`."""
+        self._kept = [self._answered(*made) for made in self._made]
+
+    def _answered(self, for_teacher: Tensor, batch: Batch) -> tuple[Batch, Any, dict[str, Any]]:
+        output = self._taught(for_teacher)
+        digests = {method: _kept_of(bare, output) for method, bare in self.bare.items()}
+        return batch, output and output._replace(stages=None, preactivations=None), digests
+
+    def _taught(self, images: Tensor) -> Any:
+        if self._teacher is None:
+            return None
+        with torch.no_grad():
+            return _run(self._teacher, images, self._precisions[0])
+
+    def _student(self, bare: _Bare, batch: Batch, teacher: ModelOutput, digest: dict[str, Tensor]) -> None:
+        distiller, soft = bare.distiller, None
         if "soft_labels" in distiller.needs:
             soft = probabilities(self._rows[batch.labels]) if bare.by_class else scores(teacher.logits)
         bare.optimizer.zero_grad()
         output = _run(bare.network, batch.images, self._precisions[1])
-        terms = distiller.terms(output, Guide(soft, digest), batch, Progress(EPOCHS // 2, EPOCHS, 0, 1))
+        guide = Guide(soft, digest)  # type: ignore[arg-type]
+        terms = distiller.terms(output, guide, batch, Progress(EPOCHS // 2, EPOCHS, 0, 1))
         torch.stack(list(terms.values())).sum().backward()
         bare.optimizer.step()
+
+
+def _kept_of(bare: _Bare, output: ModelOutput) -> dict[str, Tensor]:
+    kept = bare.distiller.needs_teacher() and bare.distiller.digest_scope == "sample"
+    return bare.distiller.detached_digest(output) if kept else {}
+
+
+def _first(rows: Any, samples: int) -> Any:
+    """Take the first samples of a batch, or of an output's logits and embedding."""
+    fields = {n: getattr(rows, n) for n in rows._fields if isinstance(getattr(rows, n), Tensor)}
+    return rows._replace(**{n: tensor[:samples] for n, tensor in fields.items()})
 
 
 def _run(network: nn.Module, images: Tensor, precision: str) -> ModelOutput:

@@ -123,16 +123,17 @@ def finish(record: Record) -> Record:
     return record
 
 
-def write(record: Record, folder: Path) -> Path:
+def write(record: Record, folder: Path, prefix: str = "") -> Path:
     """Write a record under the name of its device and pair.
 
     Args:
         record: of a measurement.
         folder: made if it is not there.
+        prefix: of the file's name.
     """
     device = re.sub(r"[^a-z0-9]+", "-", record["machine"]["device_name"].lower()).strip("-")
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{device}-{record['pair']['name']}.json"
+    path = folder / f"{prefix}{device}-{record['pair']['name']}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
     return path
 

@@ -111,30 +111,31 @@ class Pair:
 
 
 def load_pair(
-    benchmark: str, data_root: Path | None, *, steps: int, work: Path, device: torch.device, lr: float
+    benchmark: str, data_root: Path | None, *, steps: int | None, work: Path, device: torch.device, lr: float
 ) -> Pair:  # fmt: skip
     """Load a benchmark, take as many of its images as some steps need, and make a teacher.
 
     Args:
         benchmark: a name of `kdzoo list benchmarks`, or the path of a config.
         data_root: where its data is; None looks in the usual places.
-        steps: of an epoch.
+        steps: of an epoch; None takes all images, test images too.
         work: folder of artifacts.
         device: where contestants work.
         lr: learning rate of all contestants.
     """
     settings = load_benchmark(benchmark)
-    count = steps * settings.student.recipe.batch_size
+    count = None if steps is None else steps * settings.student.recipe.batch_size
     try:
-        whole = load_dataset(settings.data, data_root, settings.data_options)
-        told = f"{count:,} of the {len(whole.train):,} training images of {whole.name}"
+        data = load_dataset(settings.data, data_root, settings.data_options)
+        told = f"{count or len(data.train):,} of the {len(data.train):,} training images of {data.name}"
     except UsageError:
-        if data_root is not None or settings.data != "cifar100":
+        if data_root is not None or settings.data != "cifar100" or count is None:
             raise
-        whole = _random_images(100 * math.ceil(count / 100))
+        data = _random_images(100 * math.ceil(count / 100))
         told = f"{count:,} random images in the shape of CIFAR-100, which is not at hand"
-    classes = len(whole.classes)
-    data = replace(whole, train=part(whole.train, count), test=part(whole.test, 2 * classes))
+    if count is not None:
+        test = part(data.test, 2 * len(data.classes))
+        data = replace(data, train=part(data.train, count), test=test)
     pair = Pair(benchmark, settings, data, told, work, device, lr)
     if not pair.teacher_file.exists():
         safetensors.torch.save_file(_settled_teacher(pair).state_dict(), pair.teacher_file)

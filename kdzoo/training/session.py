@@ -3,16 +3,12 @@ finishes."""
 
 from __future__ import annotations
 
-import copy
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, get_args
 
-import safetensors.torch
 import torch
 from filelock import Timeout
 from torch import Tensor, nn
@@ -20,46 +16,35 @@ from torch import Tensor, nn
 from kdzoo.checks import KdzooError, StorageError
 from kdzoo.data import Split
 from kdzoo.data.picture_files import PictureFiles
-from kdzoo.data.pictures import Fit
 from kdzoo.data.pipeline import Feed
 from kdzoo.data.stream import feed_of
 from kdzoo.data.views import resize
-from kdzoo.distillers import Distiller, build_distiller
-from kdzoo.files import open_lock, write_atomic
+from kdzoo.distillers import build_distiller
+from kdzoo.files import open_lock
 from kdzoo.keys import key
-from kdzoo.models import count_parameters
-from kdzoo.models.base import flops
 from kdzoo.outputs import Setting
 from kdzoo.registry import DISTILLERS
-from kdzoo.results.record import SCHEMA, Record, accuracy_of
-from kdzoo.results.sheet import WEIGHTS, Sheet, check_sheet, write_sheet
-from kdzoo.results.store import write_record
+from kdzoo.results.sheet import check_sheet
 from kdzoo.results.words import counted
 from kdzoo.sources import Source, build_source
 from kdzoo.training import checkpoint
-from kdzoo.training.artifacts import Artifact, Foundry, plain_recipe, resume
+from kdzoo.training.artifacts import Artifact, Foundry, resume
 from kdzoo.training.bank import TeacherBank
 from kdzoo.training.banked import BankedTeacher
 from kdzoo.training.checkpoint import START, Position
 from kdzoo.training.cohort import Cohort
 from kdzoo.training.evaluation import CHUNK
 from kdzoo.training.execution import for_teaching, laid_out
+from kdzoo.training.finished import sheet_of, write_finished
 from kdzoo.training.keeping import Keeping
 from kdzoo.training.loop import CHECKPOINT_SECONDS, Training, seeded_network, train
 from kdzoo.training.member import Distillation, Member
 from kdzoo.training.networks import SharedTeacher
 from kdzoo.training.optimisers import build_optimizer
-from kdzoo.training.plan import (
-    Plan,
-    PlannedMember,
-    check_current,
-    needs_teacher,
-    setting_of,
-    source_name,
-)
+from kdzoo.training.plan import Plan, PlannedMember, setting_of
 from kdzoo.training.planned_bank import bank_of, keeping_of, told_of
+from kdzoo.training.planning import check_current, needs_teacher, source_name
 from kdzoo.training.reporter import Reporter
-from kdzoo.training.runtime import environment
 from kdzoo.training.workshop import RunWorkshop
 
 
@@ -100,7 +85,7 @@ class Session:
                 checkpoint.discard(member.folder)
         if not pending:
             return
-        check_sheet(self._sheet(pending[0], pending[0].key))
+        check_sheet(sheet_of(self.plan, pending[0].key, pending[0].key))
         self._open()
         with self._closing():
             pending = self._with_teachers(pending)
@@ -373,113 +358,10 @@ class Session:
 
     def _finish(self, planned: PlannedMember, member: Member, cohort: Cohort) -> None:
         with self._setting_aside([planned]):
-            self._write(planned, member, cohort)
-
-    def _write(self, planned: PlannedMember, member: Member, cohort: Cohort) -> None:
-        """Write the student and, last, its record; from then on the member is done."""
-        distiller = member.distiller
-        deployed = (member.network if distiller is None else distiller.deployed(member.network)).eval()
-        weights = {k: v.detach().cpu().contiguous().clone() for k, v in deployed.state_dict().items()}
-        content = safetensors.torch.save(weights)
-        # Counting traces a network, which a compiled one refuses; a copy is not compiled.
-        traced = copy.deepcopy(deployed) if self.plan.compiled else deployed
-        write_atomic(planned.folder / WEIGHTS, content)
-        plan = self.plan
-        write_sheet(planned.folder, self._sheet(planned, hashlib.sha256(content).hexdigest()))
-        record = Record(
-            schema=SCHEMA,
-            key=planned.key,
-            benchmark=plan.benchmark.name,
-            protocol={"name": plan.protocol["name"], "hash": plan.protocol["hash"]},
-            seed=planned.seed,
-            method=planned.method.name,
-            status="diverged" if member.status == "diverged" else "done",
-            settings=self._settings(planned, distiller),
-            artifacts={name: self._foundry.made[k].notes for name, k in planned.artifacts.items()},
-            epochs=member.epochs,
-            accuracy=accuracy_of(member.epochs),
-            parameters=count_parameters(deployed),
-            flops=flops(traced, plan.data.channels, plan.size),
-            notes=self._notes(planned),
-            timing=self._timing(member, cohort),
-            environment={
-                **environment(plan.device), "command": self.command, "work_dir": str(plan.work_dir),
-                "data_root": None if plan.data_root is None else str(plan.data_root),
-                "data_options": dict(plan.benchmark.data_options),
-            },
-        )  # fmt: skip
-        write_record(planned.folder, record)
-        checkpoint.discard(planned.folder)
-
-    def _sheet(self, planned: PlannedMember, weights: str) -> Sheet:
-        plan, section = self.plan, self.plan.benchmark.student
-        mean, std = plan.statistics
-        options = plan.benchmark.data_options
-        # A data set from outside may mean something of its own by "fit".
-        fit = options.get("fit")
-        return Sheet(
-            network={"type": section.network, "options": dict(section.options)},
-            classes=plan.data.classes,
-            channels=plan.data.channels,
-            size=plan.size,
-            mean=mean,
-            std=std,
-            precision=plan.precision,
-            pictures={
-                "fit": fit if fit in get_args(Fit) else "crop",
-                "short_side": plan.short_side,
-                "size": plan.data.size,
-            },
-            data={"type": plan.benchmark.data, "options": dict(options)} if plan.reloadable else None,
-            record=planned.key,
-            weights=weights,
-        )
-
-    def _notes(self, planned: PlannedMember) -> list[str]:
-        """Say what a reader of the numbers must know beside the settings."""
-        teacher = planned.artifacts.get("teacher")
-        if teacher is None or self.plan.artifacts[teacher].given is None or not self.plan.data.validation:
-            return []
-        return ["The teacher is a checkpoint of the user's own and may have seen the validation images."]
-
-    def _settings(self, planned: PlannedMember, distiller: Distiller | None) -> dict[str, Any]:
-        plan, data = self.plan, self.plan.data
-        recipe, student = plain_recipe(plan.benchmark.student), dict(plan.protocol["student"])
-        mean, std = plan.statistics
-        paired = [pair.described() for pair in distiller.pairs] if distiller is not None else []
-        seen = plan.protocol["data"]
-        brought = {"plug_in": seen["plug_in"]} if "plug_in" in seen else {}
-        return {
-            "data": {
-                "name": data.name, "fingerprint": data.fingerprint, "classes": len(data.classes),
-                "train": len(data.train), "validation": len(data.validation or ()), "test": len(data.test),
-                "mean": list(mean), "std": list(std), "warnings": list(data.warnings), **brought,
-            },
-            "student": {"name": student.pop("network"), **student},
-            "epochs": recipe["epochs"],
-            "batch_size": recipe["batch_size"],
-            "optimizer": recipe["optimizer"],
-            "param_scheduler": recipe["param_scheduler"],
-            "views": seen["views"],
-            "precision": plan.computed,
-            "val_fraction": plan.benchmark.val_fraction,
-            "method": {**planned.settings, **({"pairs": paired} if paired else {})},
-        }  # fmt: skip
-
-    def _timing(self, member: Member, cohort: Cohort) -> dict[str, Any]:
-        """Give seconds: on a CPU what was measured around the member's own work, on a GPU its share of the
-        cohort's time in this start; None where this start finished no epoch."""
-        members, epochs = len(cohort.members), cohort.epochs_run
-        measured = self.plan.device.type == "cpu"
-        share = cohort.wall / epochs / members if epochs else None
-        return {
-            "seconds_per_epoch": member.seconds / len(member.epochs) if measured else share,
-            "shared_seconds_per_epoch": cohort.seconds / epochs if epochs else None,
-            "basis": "measured around the member" if measured else "share of the cohort's time",
-            "members": members,
-            "steps": cohort.steps_run,
-            "teacher_passes": cohort.teacher_passes,
-        }
+            write_finished(
+                self.plan, planned, member, cohort, command=self.command,
+                artifacts={name: self._foundry.made[k].notes for name, k in planned.artifacts.items()},
+            )  # fmt: skip
 
 
 def grouped(members: list[PlannedMember], reporter: Reporter) -> dict[Position, list[PlannedMember]]:

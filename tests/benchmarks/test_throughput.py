@@ -73,6 +73,30 @@ def test_the_command_measures_and_shows_from_the_record_alone(
     assert (tmp_path / "docs" / f"{path.stem}.png").stat().st_size > 10_000
 
 
+def test_whole_epochs_are_timed_in_turns_with_a_warm_bank(
+    throughput: ModuleType, bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "epochs", "--benchmark", str(bench.config), "--epochs", "2", "--device", "cpu", "--threads", "1",
+        "--output", str(tmp_path / "out"), "--work-dir", str(tmp_path / "work"),
+    ]  # fmt: skip
+    # A bank without its rows is not measured.
+    assert throughput.main([*command, "--filled"]) == 2
+    assert "the bank is not whole" in capsys.readouterr().err
+    assert throughput.main(command) == 0
+    (path,) = (tmp_path / "out").glob("epochs-*-tiny.json")
+    found = json.loads(path.read_text())
+    assert found["teacher passes"] == 0
+    assert (found["steps"], found["evaluated"]) == (3, 20)
+    seconds = {f"{who}, {clock}" for who in ("kdzoo", "bare") for clock in ("wall", "process")}
+    assert all(len(found[name]) == 2 and min(found[name]) > 0 for name in seconds)
+    found["kdzoo over bare"]["wall"]["ratio"] = 4.321
+    path.write_text(json.dumps(found))
+    capsys.readouterr()
+    assert throughput.main(["show", str(path)]) == 0
+    assert "4.321" in capsys.readouterr().out
+
+
 def test_a_mistake_is_answered_in_a_line(throughput: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert throughput.main(["measure", "--benchmark", "fashion_mnits"]) == 2
     assert "fashion_mnist" in capsys.readouterr().err

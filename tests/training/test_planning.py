@@ -7,10 +7,10 @@ from kdzoo.data.base import Dataset, Split
 from kdzoo.distillers.dkd import DKD
 from kdzoo.registry import SOURCES
 from kdzoo.sources.reffakd import ReffAKD
-from kdzoo.training import plan as planning
+from kdzoo.training import planning
 from kdzoo.training.benchmark import load_benchmark
 from kdzoo.training.choices import choose_device, parse_seeds
-from kdzoo.training.plan import make_plan
+from kdzoo.training.planning import make_plan
 
 
 @pytest.fixture(autouse=True)
@@ -296,7 +296,7 @@ def test_the_precision_of_an_untrained_network_is_part_of_the_key(keys, monkeypa
     def wide(network, device):
         return "bf16" if type(network).__name__ == "Autoencoder" else "float32"
 
-    monkeypatch.setattr(planning, "chosen_precision", wide)
+    monkeypatch.setattr("kdzoo.training.plan.chosen_precision", wide)
     after = keys(methods, precision="auto")
     # Those of reffakd have it in their artifact's key.
     assert {n for n in before if before[n] != after[n]} == {"kd+random_cae", "reffakd", "dkd+reffakd"}
@@ -331,7 +331,7 @@ def test_sources_are_told_where_images_stood(plan, monkeypatch):
 def test_a_changed_plug_in_is_another_member(keys, monkeypatch):
     before = keys("scratch,kd")
     monkeypatch.setattr(
-        "kdzoo.training.plan.plug_in", lambda thing: "f" * 64 if thing.__name__ == "KD" else None
+        "kdzoo.training.planning.plug_in", lambda thing: "f" * 64 if thing.__name__ == "KD" else None
     )
     after = keys("scratch,kd")
     assert after["kd"] != before["kd"]
