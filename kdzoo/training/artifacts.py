@@ -83,6 +83,12 @@ class ArtifactPlan:
         """Whether it has been made."""
         return (self.folder / "settings.json").is_file() and (self.folder / "weights.safetensors").is_file()
 
+    def weights(self) -> str | None:
+        """Give the SHA-256 of its weights; None before it has been made."""
+        if not self.ready:
+            return None
+        return hashlib.sha256((self.folder / "weights.safetensors").read_bytes()).hexdigest()
+
     @property
     def origin(self) -> str:
         """Say where its weights come from, as records do."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+from kdzoo.data.picture_files import PictureFiles
 from kdzoo.distillers.base import Distiller, build_distiller
 from kdzoo.keys import fingerprint
 from kdzoo.outputs import Setting
@@ -26,18 +28,30 @@ def bank_of(plan: Plan, teacher: ArtifactPlan, seed: int) -> tuple[Path, dict[st
     """Give the folder of a teacher's bank, and all that its rows depend on.
 
     Views that repeat are the same as the first ones of views that do not, so both share a bank. Rows are bits
-    of one kind of machine, and of batches of one size: others round differently.
+    of one kind of machine, and of batches of one size: others round differently. A teacher that is yet to be
+    trained has no bank; where banks are is all that can be told of it.
     """
-    here = environment(plan.device)
-    machine = {name: here[name] for name in ("device_name", "cpu_capability", "threads")}
+    here, weights = environment(plan.device), teacher.weights()
     settings = json.loads(json.dumps({
-        "teacher": teacher.key, "network": teacher.section.network, "pass": plan.teacher_pass(),
+        "teacher": teacher.key, "weights": weights, "network": teacher.section.network,
+        "pass": plan.teacher_pass(), "versions": _versions(plan, teacher, here["versions"]),
         "data": {**plan.protocol["data"], "views": replace(plan.benchmark.views, repeat=None).described()},
         "val_fraction": plan.benchmark.val_fraction, "seed": seed, "batch": plan.batch_rows,
-        "torch": here["versions"]["torch"], "machine": machine,
+        "machine": {name: here[name] for name in ("device_name", "cpu_capability", "threads")},
     }))  # fmt: skip
     root = plan.work_dir / "banks" if plan.bank is None else plan.bank
-    return root / f"{slug(teacher.section.network)}-seed{seed}-{fingerprint(settings)[:8]}", settings
+    name = f"{slug(teacher.section.network)}-seed{seed}-{fingerprint(settings)[:8]}"
+    return (root if weights is None else root / name), settings
+
+
+def _versions(plan: Plan, teacher: ArtifactPlan, installed: Mapping[str, str]) -> dict[str, str]:
+    """Give the versions of what computes a teacher's answers, builds it, and decodes its pictures."""
+    library = teacher.section.network.partition(":")[0]
+    used = ["torch", *([library] if library in ("timm", "torchvision") else [])]
+    versions = {name: installed[name] for name in used}
+    if isinstance(plan.data.train.images, PictureFiles):
+        versions["pillow"] = importlib.metadata.version("pillow")
+    return versions
 
 
 def keeping_of(

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from tinyzoo import STEPS, Bench, TinyStudent, registered
 from torch import nn
@@ -230,6 +231,10 @@ def test_rounded_digests_have_the_same_numbers_with_and_without_a_bank(plain, tm
     assert of(on) != of(plain)
     assert on.records[0].key != plain.records[0].key
     assert on.records[0].settings["method"]["teacher_pass"]["digests"] == "float16"
+    # It is part of the protocol, so no table mixes both.
+    assert on.records[0].settings["precision"] == "float32, digests float16"
+    assert on.records[0].protocol["hash"] != plain.records[0].protocol["hash"]
+    assert on.records[0].protocol["name"].endswith("-float32-digests-float16")
     exact = next((tmp_path / "b" / "work" / "banks").rglob("entry.json"))
     assert "float16" in exact.read_text()
 
@@ -286,4 +291,21 @@ def test_settings_of_a_bank_say_what_its_rows_depend_on(tmp_path):
     (bank,) = (tmp_path / "work" / "banks").iterdir()
     settings = json.loads((bank / "settings.json").read_text())
     assert settings["teacher"] == results.records[0].artifacts["teacher"]["key"]
-    assert {"data", "seed", "torch", "machine", "pass", "val_fraction"} <= set(settings)
+    assert {"data", "seed", "versions", "machine", "pass", "val_fraction"} <= set(settings)
+    assert settings["versions"] == {"torch": torch.__version__.partition("+")[0]}
+
+
+def test_a_teacher_of_other_weights_has_a_bank_of_its_own(tmp_path):
+    run(tmp_path, "kd", epochs=1)
+    (weights,) = (tmp_path / "work" / "artifacts").glob("teacher-*/weights.safetensors")
+    # As one of the same settings that was trained on another machine would have them.
+    others = {
+        n: t + 0.25 if n.endswith("bias") else t for n, t in safetensors.torch.load_file(weights).items()
+    }
+    safetensors.torch.save_file(others, weights)
+    weights.with_name("outputs.safetensors").unlink()
+    run(tmp_path, "kd:temperature=3", epochs=1)
+    banks = list((tmp_path / "work" / "banks").iterdir())
+    assert len(banks) == 2
+    first, second = (json.loads((bank / "settings.json").read_text()) for bank in banks)
+    assert {name for name in first if first[name] != second[name]} == {"weights"}
