@@ -287,7 +287,7 @@ def soft_labels(
         raise usage("soft_labels", "source", "one source, for example 'reffakd:gamma=auto'", source)
     planned = plan(methods=[f"kd+{source}"], seeds=[seed], **options)
     (member,) = planned.members
-    with runtime(planned.device, threads):
+    with runtime(planned.device, threads), compiling(planned.compiled):
         reporter = choose_reporter() if progress else Reporter()
         try:
             made, images = Session(planned, reporter, "kdzoo.soft_labels").ready_source(member)

@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_plugin(parser: argparse.ArgumentParser) -> None:
+def _add_plugin(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--plugin",
         action="append",
@@ -182,13 +182,19 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
         made.add_argument("--dry-run", action="store_true", help="show what would be removed")
 
 
-def _add_device(parser: argparse.ArgumentParser) -> None:
+def _add_device(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
 
 
 def _add_bench(bench: argparse.ArgumentParser) -> None:
-    add = bench.add_argument
+    _add_comparison(bench.add_argument_group("what is compared"))
+    _add_training(bench.add_argument_group("how it is trained"))
+    _add_running(bench.add_argument_group("where and how it runs"))
+
+
+def _add_comparison(group: argparse._ActionsContainer) -> None:
+    add = group.add_argument
     add(
         "--methods",
         action="append",
@@ -209,12 +215,6 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
         help="how many seeds (3 means 0,1,2), or which, as in 0,5 (default: 1)",
     )
     add(
-        "--epochs",
-        type=int,
-        metavar="N",
-        help="epochs of the students; milestones scale (default: the benchmark's)",
-    )
-    add(
         "--student",
         metavar="NAME",
         help="another student: a name of `kdzoo list models`, timm:NAME, torchvision:NAME or "
@@ -222,7 +222,23 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     )
     add("--teacher", metavar="NAME", help="another teacher, written likewise")
     add("--data", metavar="NAME", help="another data set, as in image_folder:size=96")
-    _add_plugin(bench)
+    _add_plugin(group)
+    add(
+        "--teacher-checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="a teacher of your own: .safetensors, or .pt with tensors alone",
+    )
+
+
+def _add_training(group: argparse._ActionsContainer) -> None:
+    add = group.add_argument
+    add(
+        "--epochs",
+        type=int,
+        metavar="N",
+        help="epochs of the students; milestones scale (default: the benchmark's)",
+    )
     add(
         "--teacher-epochs",
         type=int,
@@ -238,14 +254,10 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
         help="share of training images split off for validation (default: 0)",
     )
     add(
-        "--data-root", type=Path, metavar="DIR", help="where the data's files are (default: the usual places)"
-    )
-    add(
-        "--work-dir",
-        type=Path,
-        default=Path("work_dirs"),
-        metavar="DIR",
-        help="artifacts, checkpoints, records (default: work_dirs)",
+        "--views",
+        type=int,
+        metavar="V",
+        help="let the augmentation repeat every V epochs (default: new views in every epoch)",
     )
     add(
         "--precision",
@@ -260,10 +272,32 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
         help="on, off or auto: passes made by torch.compile; auto is off (default: auto)",
     )
     add(
-        "--views",
-        type=int,
-        metavar="V",
-        help="let the augmentation repeat every V epochs (default: new views in every epoch)",
+        "--digests",
+        default="own",
+        metavar="NAME",
+        help="float16 rounds the teacher's answers, kept or not, for banks of half the size (default: own)",
+    )
+    add(
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="config entries, as in recipe.batch_size=128",
+    )
+
+
+def _add_running(group: argparse._ActionsContainer) -> None:
+    add = group.add_argument
+    add(
+        "--data-root", type=Path, metavar="DIR", help="where the data's files are (default: the usual places)"
+    )
+    add(
+        "--work-dir",
+        type=Path,
+        default=Path("work_dirs"),
+        metavar="DIR",
+        help="artifacts, checkpoints, records (default: work_dirs)",
     )
     add(
         "--teacher-bank",
@@ -278,32 +312,12 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
         metavar="GB",
         help="size of a teacher bank; what does not fit is computed anew in every step (default: 4)",
     )
-    add(
-        "--digests",
-        default="own",
-        metavar="NAME",
-        help="float16 rounds the teacher's answers, kept or not, for banks of half the size (default: own)",
-    )
-    _add_device(bench)
+    _add_device(group)
     add(
         "--workers",
         type=int,
         metavar="N",
         help="processes that decode streamed pictures (default: one for each processor, at most 8)",
-    )
-    add(
-        "--teacher-checkpoint",
-        type=Path,
-        metavar="FILE",
-        help="a teacher of your own: .safetensors, or .pt with tensors alone",
-    )
-    add(
-        "--cfg-options",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NAME=VALUE",
-        help="config entries, as in recipe.batch_size=128",
     )
     add(
         "--dry-run",
