@@ -137,12 +137,20 @@ class Group:
         if not self.comparable:
             return None
         best = max(finished, key=lambda row: row.over_seeds("last").mean or 0.0)
-        beaten = (surely_positive(_differences(best, other)) for other in finished if other is not best)
+        beaten = (surely_positive(differences(best, other)) for other in finished if other is not best)
         return best if best in self.methods and not best.diverged and all(beaten) else None
 
 
-def _differences(row: Row, other: Row) -> list[float]:
-    """Subtract the last accuracies of two methods seed by seed: a seed's members saw the same batches."""
+def differences(row: Row, other: Row) -> list[float]:
+    """Subtract the last accuracies of two methods seed by seed: a seed's members saw the same batches.
+
+    Args:
+        row: what is compared.
+        other: with what.
+
+    Returns:
+        In points, one value for each seed that both finished.
+    """
     theirs = {record.seed: record.accuracy["last"] for record in other.done}
     pairs = [(record.accuracy["last"], theirs.get(record.seed)) for record in row.done]
     return [mine - yours for mine, yours in pairs if mine is not None and yours is not None]

@@ -15,9 +15,9 @@ from typing import Any
 from tabulate import tabulate
 
 from kdzoo.methods import TABLE8
-from kdzoo.results.groups import QUANTITIES, SMALL_TEST_SET, Group, Row, group, teachers
+from kdzoo.results.groups import QUANTITIES, SMALL_TEST_SET, Group, Row, differences, group, teachers
 from kdzoo.results.record import Record
-from kdzoo.results.statistics import Summary
+from kdzoo.results.statistics import Summary, paired
 from kdzoo.results.words import ascii_only, counted, crop, listed, markdown, spreadsheet, words
 
 __all__ = ["TABLE8", "leaderboard", "leaderboard_csv", "plain_rows", "terminal_table"]
@@ -41,7 +41,7 @@ def leaderboard(records: Iterable[Record], title: str = "Leaderboard") -> str:
     parts = [f"# {markdown(title)}"]
     for found in group(records):
         parts += [f"## {markdown(_name(found))}", _protocol(found)]
-        parts += [_table8(found), _details(found), _reading(found)]
+        parts += [_table8(found), _details(found), *_comparisons(found), _reading(found)]
     if len(parts) == 1:
         parts.append("There are no records yet.")
     return "\n\n".join(parts) + "\n"
@@ -196,6 +196,31 @@ def _detail(row: Row, quantity: str) -> str:
     return summary.format(_DIGITS.get(quantity, 2), spread=quantity != "seconds_per_epoch").split(" (")[0]
 
 
+def _comparisons(found: Group) -> list[str]:
+    """Compare every method with scratch and with kd, seed by seed, where seeds and test images allow it."""
+    if found.test_images < SMALL_TEST_SET:
+        return []
+    bare = found.scratch[0] if len(found.scratch) == 1 else None
+    plain = [row for row in found.rows if row.method == "kd"]
+    references = {
+        name: row
+        for name, row in (("scratch", bare), ("kd", plain[0] if len(plain) == 1 else None))
+        if row is not None and len(row.done) > 1
+    }
+    headers = ["method"]
+    for name in references:
+        headers += [f"points over {name}, paired: mean [95 % interval] (seeds)", f"than {name}"]
+    lines = []
+    for row in found.rows:
+        compared = [
+            None if row is other else paired(differences(row, other)) for other in references.values()
+        ]
+        if any(compared):
+            cells = [[str(c), c.verdict] if c else ["-", "-"] for c in compared]
+            lines.append([markdown(row.name), *(cell for pair in cells for cell in pair)])
+    return [_github(headers, lines)] if lines else []
+
+
 def _github(headers: list[str], rows: list[list[str]]) -> str:
     alignment = ["left", *["right"] * (len(headers) - 1)]
     table: str = tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=alignment)
@@ -213,6 +238,12 @@ def _reading(found: Group) -> str:
     ]
     if any(len(row.done) == 1 for row in found.rows):
         lines.append("A number without ± is of one seed: how far another seed would move it is not known.")
+    if _comparisons(found):
+        lines.append(
+            "Differences are paired: the members of a seed start from the same weights and see the same "
+            "batches. Better and worse: the whole interval (Student's t over seeds) lies on that side of 0. "
+            "Seeds are few and many methods are compared, so a verdict by itself is no proof."
+        )
     if found.ahead:
         lines.append(
             "Bold: the best method, ahead of every other beyond seed noise (95 % interval of the differences "

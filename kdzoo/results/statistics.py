@@ -66,14 +66,49 @@ def standard_deviation(values: Iterable[float]) -> float | None:
     return math.sqrt(math.fsum((number - centre) ** 2 for number in numbers) / (len(numbers) - 1))
 
 
+@dataclass(frozen=True)
+class Difference:
+    """The mean of paired differences and how far it carries.
+
+    Attributes:
+        count: pairs.
+        mean: of the differences.
+        low: lower end of the mean's 95 % interval (Student's t).
+        high: its upper end.
+    """
+
+    count: int
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """Say on which side of zero the whole interval lies: "better", "worse", or "not resolved"."""
+        if self.low > 0:
+            return "better"
+        return "worse" if self.high < 0 else "not resolved"
+
+    def __str__(self) -> str:
+        """Write "+0.31 [-0.05, +0.67] (3)": mean, interval, count."""
+        return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}] ({self.count})"
+
+
+def paired(differences: Iterable[float]) -> Difference | None:
+    """Summarise paired differences, one value a seed; None for fewer than two, which prove nothing."""
+    summary = summarise(differences)
+    if summary.mean is None or summary.std is None:
+        return None
+    quantile = _T95[min(summary.count - 1, len(_T95)) - 1]
+    reach = quantile * summary.std / math.sqrt(summary.count)
+    return Difference(summary.count, summary.mean, summary.mean - reach, summary.mean + reach)
+
+
 def surely_positive(differences: Iterable[float]) -> bool:
     """Tell whether the mean of paired differences lies above zero by its 95 % interval (Student's t).
 
     Args:
         differences: one value a seed; fewer than two prove nothing.
     """
-    summary = summarise(differences)
-    if summary.mean is None or summary.std is None:
-        return False
-    quantile = _T95[min(summary.count - 1, len(_T95)) - 1]
-    return summary.mean > quantile * summary.std / math.sqrt(summary.count)
+    found = paired(differences)
+    return found is not None and found.verdict == "better"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kdzoo.checks import UsageError
 from kdzoo.results.leaderboard import TABLE8, leaderboard, leaderboard_csv, plain_rows, terminal_table
-from kdzoo.results.statistics import summarise
+from kdzoo.results.statistics import paired, summarise
 
 from .conftest import AUTOENCODER, TEACHER, digits, epochs_of, record_of
 
@@ -238,6 +238,36 @@ def test_bold_pairs_by_seed():
     # Seeds differ by far more than methods, and every seed says the same.
     noisy = [*seeds_of("kd", [70.1, 80.1, 75.1]), *seeds_of("rkd", [70.0, 80.0, 75.0])]
     assert len(bold(noisy)) == 1
+
+
+def test_methods_are_compared_with_scratch_and_kd_seed_by_seed():
+    records = [
+        *seeds_of("scratch", [75.0, 75.4, 75.2]),
+        *seeds_of("kd", [76.0, 76.41, 76.2]),
+        *seeds_of("rkd", [74.0, 74.4, 74.21]),
+        *seeds_of("at", [75.0, 76.4, 74.2]),
+        *seeds_of("pkt", [77.0]),
+    ]
+    page = leaderboard(records)
+    header, *lines = next(table for table in tables(page) if "than kd" in table[0])
+    assert header[0::2][1:] == ["than scratch", "than kd"]
+    found = {line[0]: line[1:] for line in lines}
+    assert "pkt" not in found  # one seed
+    assert found["scratch"][:2] == ["-", "-"]
+    assert found["scratch"][3] == "worse"
+    assert found["kd"] == [str(paired([1.0, 76.41 - 75.4, 1.0])), "better", "-", "-"]
+    assert (found["rkd"][1], found["rkd"][3]) == ("worse", "worse")
+    assert (found["at"][1], found["at"][3]) == ("not resolved", "not resolved")
+    assert "a verdict by itself is no proof" in page
+
+
+def test_nothing_is_compared_where_one_seed_or_few_images_allow_nothing():
+    one = [record_of("scratch"), record_of("kd")]
+    few = [record_of(m, s, (50.0, 60.0 + s)) for m in ("scratch", "kd") for s in (0, 1)]
+    for record in few:
+        record.settings["data"]["test"] = 299
+    for records in (one, few):
+        assert "than scratch" not in leaderboard(records)
 
 
 @pytest.mark.parametrize("write", [leaderboard, terminal_table])

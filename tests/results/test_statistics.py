@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdzoo.results.statistics import Summary, summarise, surely_positive
+from kdzoo.results.statistics import Summary, paired, summarise, surely_positive
 
 
 @given(st.lists(st.floats(0, 100), min_size=2, max_size=12))
@@ -41,7 +41,29 @@ def test_advantage_is_sure_by_students_t():
                 assert surely_positive(differences.tolist()) == (low > 0), (count, shift)
 
 
+def test_interval_of_paired_differences_is_students_t():
+    stats = pytest.importorskip("scipy.stats")
+    for count in (2, 3, 5, 31):
+        values = np.random.default_rng(count).normal(0.3, 1.0, count)
+        expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+        found = paired(values.tolist())
+        assert found is not None
+        assert (found.count, found.mean) == (count, pytest.approx(values.mean()))
+        assert (found.low, found.high) == (
+            pytest.approx(expected.low, abs=2e-3),
+            pytest.approx(expected.high, abs=2e-3),
+        )
+
+
+def test_verdict_is_which_side_of_zero_the_whole_interval_lies_on():
+    verdicts = [paired(values).verdict for values in ([1.0, 1.1, 1.2], [-1.0, -1.1, -1.2], [1.0, -1.1, 1.2])]
+    assert verdicts == ["better", "worse", "not resolved"]
+    assert paired([0.0, 0.0]).verdict == "not resolved"
+    assert str(paired([1.0, 1.0, 1.0])) == "+1.00 [+1.00, +1.00] (3)"
+
+
 def test_one_seed_proves_nothing():
+    assert paired([5.0]) is None
     assert not surely_positive([5.0])
     assert not surely_positive([])
     assert surely_positive([1.0, 1.0])
