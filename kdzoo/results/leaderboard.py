@@ -16,6 +16,7 @@ from tabulate import tabulate
 
 from kdzoo.methods import TABLE8
 from kdzoo.results.groups import QUANTITIES, SMALL_TEST_SET, Group, Row, differences, group, teachers
+from kdzoo.results.published import Published, published
 from kdzoo.results.record import Record
 from kdzoo.results.statistics import Summary, paired
 from kdzoo.results.words import ascii_only, counted, crop, listed, markdown, spreadsheet, words
@@ -127,18 +128,31 @@ def _notes(found: Group) -> list[str]:
 
 
 def _table8(found: Group) -> str:
-    """Lay out last-epoch accuracies as Table 8 does: teacher, student, methods, in one row."""
-    cells = [("benchmark", markdown(found.benchmark))]
+    """Lay out last-epoch accuracies as Table 8 does: teacher, student, methods, in one row; what others
+    published of this pair has a row of its own."""
+    # Headers, our accuracies, and under which name others may have published one.
+    cells = [("benchmark", markdown(found.benchmark), "")]
     for artifact in found.teachers:
         accuracy = _number(artifact["score"].get("top1"), "last")
-        cells.append((f"teacher {markdown(artifact['network'])}", accuracy))
+        cells.append((f"teacher {markdown(artifact['network'])}", accuracy, "teacher"))
     for row in found.scratch:
         label = row.name.replace("scratch", f"student {found.settings['student']['name']} (scratch)")
-        cells.append((markdown(label), _accuracy(row)))
+        cells.append((markdown(label), _accuracy(row), row.name))
     for row in found.methods:
         accuracy = _accuracy(row)
-        cells.append((markdown(row.name), f"**{accuracy}**" if row is found.ahead else accuracy))
-    return _github([header for header, _ in cells], [[value for _, value in cells]])
+        shown = f"**{accuracy}**" if row is found.ahead else accuracy
+        cells.append((markdown(row.name), shown, row.name))
+    headers, ours, names = zip(*cells, strict=True)
+    others = [
+        [f"published: {their.table}", *(_number(their.accuracy.get(name), "last") for name in names[1:])]
+        for their in _published(found)
+    ]
+    return _github(list(headers), [list(ours), *others])
+
+
+def _published(found: Group) -> tuple[Published, ...]:
+    teacher = _teacher_name(found) or None
+    return published(found.benchmark, found.settings["student"]["name"], teacher)
 
 
 def _accuracy(row: Row) -> str:
@@ -235,6 +249,10 @@ def _reading(found: Group) -> str:
         "involved. What was selected on the test set is named so.",
         "Accuracies, ECE and agreement in percent, NLL in nats, FLOPs as multiply-adds of one image. ± is "
         "the sample standard deviation over (n) seeds of the student; its teacher stays the same.",
+    ]
+    lines += [
+        f"Published, {their.table}: {their.protocol}. Another protocol than ours: read it for orientation."
+        for their in _published(found)
     ]
     if any(len(row.done) == 1 for row in found.rows):
         lines.append("A number without ± is of one seed: how far another seed would move it is not known.")
