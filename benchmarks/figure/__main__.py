@@ -1,0 +1,132 @@
+"""Draw accuracy against training cost from records alone: a point for each method, all of them labelled.
+
+python -m benchmarks.figure benchmarks/results/fashion_mnist --output benchmarks/results/fashion_mnist.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kdzoo.checks import KdzooError, UsageError
+from kdzoo.results.groups import Group, Row, group
+from kdzoo.results.store import read_records
+
+ALONE, TAUGHT, FREE = "the student alone", "with a teacher", "without a teacher"
+KINDS = {ALONE: "black", TAUGHT: "tab:blue", FREE: "tab:orange"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command's parser."""
+    whole = argparse.ArgumentParser(
+        prog="python -m benchmarks.figure", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    whole.add_argument("records", type=Path, nargs="+", help="records, or folders of them, of one protocol")
+    whole.add_argument("--output", type=Path, required=True, help="a PNG")
+    return whole
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw.
+
+    Args:
+        arguments: of the command line; None takes the process's.
+    """
+    options = parser().parse_args(arguments)
+    try:
+        groups = group(read_records(options.records))
+        if len(groups) != 1:
+            names = "; ".join(f"{g.benchmark}, protocol {g.protocol}" for g in groups) or "none"
+            raise UsageError(f"figure: records must be of one protocol and one teacher, got {names}.")
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        draw(groups[0], options.output)
+    except KdzooError as fault:
+        print(fault, file=sys.stderr)
+        return 2
+    return 0
+
+
+def draw(found: Group, path: Path) -> None:
+    """Draw a group.
+
+    Args:
+        found: records of one protocol and one teacher.
+        path: a PNG to write.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5.5), layout="constrained")
+    points = [(row, *at) for row in found.rows if (at := _place(row)) is not None]
+    if not points:
+        raise UsageError("figure: no record has both an accuracy and seconds per epoch.")
+    for row, seconds, top1, spread in points:
+        axes.errorbar(seconds, top1, yerr=spread, fmt="o", color=KINDS[_kind(row)], capsize=3, markersize=5)
+    for row, _, top1, _ in points:
+        if row.method == "scratch":
+            axes.axhline(top1, color="black", linewidth=0.8, linestyle=":", zorder=0)
+    low, high = min(p[1] for p in points), max(p[1] for p in points)
+    margin = 0.12 * (high - low or high)
+    axes.set_xlim(low - margin, high + 2.5 * margin)
+    axes.set_xlabel("seconds an epoch that the method adds to a cohort, its training and evaluation")
+    axes.set_ylabel("top-1 after the last epoch, %")
+    axes.set_title(_title(found), fontsize=10)
+    axes.grid(alpha=0.3)
+    for kind, colour in KINDS.items():
+        axes.plot([], [], "o", color=colour, label=kind)
+    axes.legend(fontsize=9, loc="best")
+    _label(figure, axes, [(row.name, seconds, top1) for row, seconds, top1, _ in points])
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def _kind(row: Row) -> str:
+    taught = any(name.startswith("teacher") for record in row.done for name in record.artifacts)
+    return ALONE if row.method == "scratch" else TAUGHT if taught else FREE
+
+
+def _place(row: Row) -> tuple[float, float, float | None] | None:
+    top1, seconds = row.over_seeds("last"), row.over_seeds("seconds_per_epoch")
+    return None if top1.mean is None or seconds.mean is None else (seconds.mean, top1.mean, top1.std)
+
+
+def _title(found: Group) -> str:
+    settings = found.settings
+    seeds = sorted({record.seed for record in found.records})
+    shared = [r.timing.get("shared_seconds_per_epoch") for r in found.records]
+    most = max((s for s in shared if s is not None), default=None)
+    cost = "" if most is None else f"; images and teacher cost {most:.3g} s an epoch once for all"
+    pair = " -> ".join([*(t["network"] for t in found.teachers), settings["student"]["name"]])
+    return (
+        f"{found.benchmark}: {pair}, {settings['epochs']} epochs, "
+        f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}{cost}"
+    )
+
+
+def _label(figure: Any, axes: Any, points: Sequence[tuple[str, float, float]]) -> None:
+    """Write every name beside its point, moved up or down as far as no two of them touch."""
+    figure.canvas.draw()
+    taken: list[Any] = []
+    for name, x, y in sorted(points, key=lambda point: -point[2]):
+        for step in range(60):
+            down = (step + 1) // 2 * (1 if step % 2 else -1) * 6
+            text = axes.annotate(
+                name, (x, y), xytext=(9, down - 3), textcoords="offset points", fontsize=9, zorder=3,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
+                arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "gray"} if abs(down) > 6 else None,
+            )  # fmt: skip
+            box = text.get_window_extent().expanded(1.02, 1.05)
+            if not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""benchmarks/figure: drawn from records of one protocol alone, with every method's name."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+@pytest.fixture
+def figure(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT))
+    return importlib.import_module("benchmarks.figure.__main__")
+
+
+def test_every_method_has_a_name_that_touches_no_other(
+    figure: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    monkeypatch.setattr(pyplot, "close", lambda drawn: None)
+    assert figure.main([str(RESULTS / "digits"), "--output", str(tmp_path / "made" / "digits.png")]) == 0
+    assert (tmp_path / "made" / "digits.png").read_bytes().startswith(b"\x89PNG")
+    drawn = pyplot.gcf()
+    texts = {text.get_text(): text.get_window_extent() for text in drawn.axes[0].texts}
+    pyplot.close("all")
+    names = {"scratch", "at", "kd", "fitnet", "kdsvd", "pkt", "rkd", "dkd", "dkd+reffakd", "reffakd"}
+    assert set(texts) == names
+    boxes = list(texts.values())
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_two_protocols_and_no_records_are_refused(
+    figure: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = [str(RESULTS / "digits"), str(RESULTS / "fashion_mnist"), "--output", str(tmp_path / "x.png")]
+    assert figure.main(both) == 2
+    assert "one protocol and one teacher, got digits, protocol" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert figure.main([str(tmp_path / "empty"), "--output", str(tmp_path / "x.png")]) == 2
+    assert not (tmp_path / "x.png").exists()
