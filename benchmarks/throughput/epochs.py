@@ -24,6 +24,7 @@ from kdzoo.training.session import Session
 from .limit import Limit
 from .measure import working, write
 from .numbers import Record, ratio
+from .ours import Steps
 from .pair import METHODS, Pair
 from .surroundings import Surroundings, machine
 
@@ -53,6 +54,8 @@ def measure(options: Namespace) -> Path:
         "methods": list(METHODS),
         "batch": pair.batch_size,
         "views": options.views,
+        "views in the bank": min(options.epochs, options.views),
+        "bytes of the bank": _size(options.bank or work / "bank"),
         "lr": pair.lr,
         "machine": machine(device),
         **epochs,
@@ -73,7 +76,8 @@ def table(record: Record, form: str = "simple") -> str:
     pair, here = record["pair"], record["machine"]
     head = (
         f"{pair['name']}: {' -> '.join(pair['networks'])}, {pair['data']}, batch {record['batch']}, "
-        f"{len(record['methods'])} methods, bank of {record['views']} views; {here['device_name']}, "
+        f"{len(record['methods'])} methods, {record['views in the bank']} of {record['views']} views in the "
+        f"bank, {record['bytes of the bank'] / 1e9:.3g} GB; {here['device_name']}, "
         f"{counted(here['threads'], 'threads')}, torch {here['versions']['torch']}"
     )
     rows = [
@@ -102,15 +106,18 @@ def _in_turns(pair: Pair, plan: Plan, options: Namespace) -> Record:
     with session.cohort_of(0) as cohort:
         limit = Limit(pair, cohort, (plan.precision_of(plan.benchmark.section("teacher")), plan.precision))
         limit.ask()
-        steps = cohort.images.steps
-        for place in range(0 if options.filled else options.epochs * steps):
-            cohort.train_step(divmod(place, steps))
+        steps, take = cohort.images.steps, Steps(cohort)
+        for _ in range(0 if options.filled else options.epochs * steps):
+            take()
     shape = len(plan.data.test), plan.data.channels, limit.size, limit.size
     judged = torch.randn(shape, device=plan.device)
     turns = _Turns(lambda: limit.epoch(len(plan.data.train), judged), plan.device)
-    Session(plan, turns, COMMAND).run()
-    records = [member.record() for member in plan.members]
-    passes = max(record.timing["teacher_passes"] for record in records if record is not None)
+    session = Session(plan, turns, COMMAND)
+    session.run()
+    for fault in session.failed.values():
+        raise fault
+    records = [record for member in plan.members if (record := member.record()) is not None]
+    passes = max(record.timing["teacher_passes"] for record in records)
     # Those that are compared with the bank are not counted.
     if passes:
         raise KdzooError(
@@ -118,6 +125,10 @@ def _in_turns(pair: Pair, plan: Plan, options: Namespace) -> Record:
             "it was not filled. See --bank-limit, and leave --filled out."
         )
     return {"steps": steps, "evaluated": len(judged), "teacher passes": passes, **turns.seconds}
+
+
+def _size(bank: Path) -> int:
+    return sum(file.stat().st_size for file in bank.rglob("*") if file.is_file())
 
 
 class _Aloud(Reporter):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kdzoo.distillers import Distiller
 from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, probabilities, scores, widened
 from kdzoo.training.cohort import Cohort
-from kdzoo.training.evaluation import CHUNK
+from kdzoo.training.evaluation import chunk_of
 
 from .clock import Marks
 from .pair import EPOCHS, Pair
@@ -96,7 +96,7 @@ class Limit:
         for bare in self.bare.values():
             bare.network.eval()
             with torch.no_grad():
-                for chunk in judged.split(CHUNK):
+                for chunk in judged.split(chunk_of(self.size)):
                     _run(bare.network, chunk, self._precisions[1]).logits.argmax(dim=1)
             bare.network.train()
 

@@ -26,7 +26,6 @@ def dkd_loss(
     alpha: float,
     beta: float,
     temperature: float,
-    weight: float = 1.0,
 ) -> Tensor:
     """Compute T^2 (alpha TCKD + beta NCKD) of each sample.
 
@@ -39,7 +38,6 @@ def dkd_loss(
         alpha: weight of the target-class part, KL(b_t || b_s).
         beta: weight of the non-target part, KL(p-hat_t || p-hat_s).
         temperature: T, positive.
-        weight: of the term, in the same multiplication as T^2.
 
     Returns:
         [N] nats. With two classes, or soft labels that are sure of the target, NCKD is 0.
@@ -51,14 +49,10 @@ def dkd_loss(
     ours, theirs = _total_of_others(student, target), finite(_total_of_others(teacher, target))
     # p-hat; where the target has all of the teacher's probability, no distribution is left and all are 0.
     among_others = (teacher.scatter(1, target, -torch.inf) - theirs).exp()
-    scale = weight * temperature**2
-    of_target = scale * alpha * teacher.gather(1, target).exp()
-    # Both parts add up differences of log-probabilities, NCKD those over the others' total: so what belongs
-    # to a class is one sum over the classes, and the total's own difference comes once.
-    of_class = (scale * beta * among_others).scatter_(1, target, of_target)
-    of_total = scale * (alpha * theirs.exp() - beta * among_others.sum(dim=-1, keepdim=True))
-    by_class = (of_class * (finite(teacher) - student)).sum(dim=-1)
-    return by_class + (of_total * (theirs - ours)).squeeze(-1)
+    nckd = (among_others * ((finite(teacher) - theirs) - (student - ours))).sum(dim=-1)
+    of_target, of_student = finite(teacher.gather(1, target)), student.gather(1, target)
+    tckd = of_target.exp() * (of_target - of_student) + theirs.exp() * (theirs - ours)
+    return temperature**2 * (alpha * tckd.squeeze(-1) + beta * nckd)
 
 
 def _total_of_others(log_probs: Tensor, target: Tensor) -> Tensor:
@@ -83,8 +77,8 @@ class DKD(Distiller):
     needs = frozenset({"soft_labels"})
     paper = "Zhao, Cui, Song, Qiu and Liang 2022, Decoupled Knowledge Distillation, CVPR, https://arxiv.org/abs/2203.08679"
     year = 2022
-    # 2: what both parts need is computed once; the gradient's last digits are others.
-    version = 2
+    # 2: what both parts need is computed once. 3: without masks. The last digits are others each time.
+    version = 3
 
     def __init__(
         self,
@@ -112,6 +106,6 @@ class DKD(Distiller):
         weight = min((progress.epoch + 1) / self.warmup, 1.0) if self.warmup else 1.0
         loss = dkd_loss(
             student.logits, guide.soft_labels, batch.labels,
-            alpha=self.alpha, beta=self.beta, temperature=self.temperature, weight=weight,
+            alpha=self.alpha, beta=self.beta, temperature=self.temperature,
         )  # fmt: skip
-        return {"dkd": loss.mean()}
+        return {"dkd": weight * loss.mean()}

@@ -27,7 +27,6 @@ def kd_loss(
     temperature: float,
     reduction: Reduction = "batchmean",
     divergence: Divergence = "kl",
-    weight: float = 1.0,
 ) -> Tensor:
     """Compute T^2 KL(soft labels || softmax(student / T)) of each sample, or the cross-entropy of the two.
 
@@ -40,7 +39,6 @@ def kd_loss(
             Tiny ImageNet.
         divergence: "kl"; "cross_entropy", as in that paper's notebook for CIFAR-100, has the same gradient
             and adds T^2 times the soft labels' entropy.
-        weight: of the term, in the same multiplication as T^2.
 
     Returns:
         [N] nats; its mean over the batch is the loss.
@@ -54,8 +52,8 @@ def kd_loss(
     if divergence == "cross_entropy":
         # Plus the soft labels' entropy, which is their divergence from all log-probabilities 0, negated.
         found = found - kl_divergence(soft, torch.zeros_like(soft))
-    share = student_logits.shape[-1] if reduction == "elementmean" else 1
-    return found * (weight * temperature**2 / share)
+    found = temperature**2 * found
+    return found / student_logits.shape[-1] if reduction == "elementmean" else found
 
 
 @DISTILLERS.register("kd")
@@ -75,8 +73,6 @@ class KD(Distiller):
     needs = frozenset({"soft_labels"})
     paper = "Hinton, Vinyals and Dean 2015, Distilling the Knowledge in a Neural Network, https://arxiv.org/abs/1503.02531"
     year = 2015
-    # 2: one multiplication in place of two; the last digits are others.
-    version = 2
 
     def __init__(
         self,
@@ -102,6 +98,6 @@ class KD(Distiller):
         """Give the soft term."""
         loss = kd_loss(
             student.logits, guide.soft_labels, temperature=self.temperature, reduction=self.reduction,
-            divergence=self.divergence, weight=self.alpha,
+            divergence=self.divergence,
         )  # fmt: skip
-        return {"kd": loss.mean()}
+        return {"kd": self.alpha * loss.mean()}

@@ -80,7 +80,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """Records of one protocol and one teacher.
+    """Records of one protocol and one teacher, whose answers were rounded to one type.
 
     Attributes:
         benchmark: the config's name.
@@ -88,6 +88,7 @@ class Group:
         protocol_hash: the whole hash.
         settings: what the protocol fixes (`PROTOCOL`).
         teachers: the teacher; several for an ensemble; empty where no method has one.
+        digests: to what the teacher's answers were rounded; "own" for not at all.
         records: in a fixed order.
     """
 
@@ -97,6 +98,7 @@ class Group:
     settings: Mapping[str, Any]
     teachers: tuple[Mapping[str, Any], ...]
     records: tuple[Record, ...]
+    digests: str = "own"
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -192,15 +194,28 @@ def _by_teacher(benchmark: str, digits: str, members: Sequence[Record]) -> list[
     settings = _protocol(members[0])
     protocol = f"{members[0].protocol['name']}-{digits[:8]}"
     found: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+    free: list[Record] = []
     for record in members:
-        found[tuple(artifact["key"] for artifact in teachers(record))].append(record)
-    free = found.pop((), [])
+        keys = tuple(artifact["key"] for artifact in teachers(record))
+        if keys:
+            found[(*keys, _rounding(record))].append(record)
+        else:
+            free.append(record)
     groups = []
     for taught in found.values() or [[]]:
         together = tuple(r for r in members if r in taught or r in free)
         theirs = teachers(taught[0]) if taught else ()
-        groups.append(Group(benchmark, protocol, digits, settings, theirs, together))
-    return sorted(groups, key=lambda g: [(artifact["network"], artifact["key"]) for artifact in g.teachers])
+        digests = _rounding(taught[0]) if taught else "own"
+        groups.append(Group(benchmark, protocol, digits, settings, theirs, together, digests))
+    return sorted(
+        groups, key=lambda g: ([(artifact["network"], artifact["key"]) for artifact in g.teachers], g.digests)
+    )
+
+
+def _rounding(record: Record) -> str:
+    """Say to what the teacher's answers were rounded for a record."""
+    taught = record.settings["method"].get("teacher_pass")
+    return str(taught.get("digests", "own")) if isinstance(taught, Mapping) else "own"
 
 
 def _variants(method: str, records: Sequence[Record]) -> list[Row]:

@@ -18,7 +18,7 @@ from kdzoo.methods import TABLE8
 from kdzoo.results.groups import QUANTITIES, SMALL_TEST_SET, Group, Row, differences, group, teachers
 from kdzoo.results.published import Published, published
 from kdzoo.results.record import Record
-from kdzoo.results.statistics import Summary, paired
+from kdzoo.results.statistics import Difference, Summary, paired
 from kdzoo.results.words import ascii_only, counted, crop, listed, markdown, spreadsheet, words
 
 __all__ = ["TABLE8", "leaderboard", "leaderboard_csv", "plain_rows", "terminal_table"]
@@ -51,6 +51,7 @@ def leaderboard(records: Iterable[Record], title: str = "Leaderboard") -> str:
 def _name(found: Group) -> str:
     pair = " -> ".join(name for name in (_teacher_name(found), found.settings["student"]["name"]) if name)
     taught = "".join(f", teacher {artifact['key'][:8]}" for artifact in found.teachers)
+    taught += "" if found.digests == "own" else f", its answers in {found.digests}"
     return f"{found.benchmark}: {pair} (protocol {found.protocol}{taught})"
 
 
@@ -75,6 +76,7 @@ def _protocol(found: Group) -> str:
         "Validation split: " + (f"{fraction:g} of the training images" if fraction else "none"),
         f"Seeds: {seeds}",
         *(f"Teacher: {_artifact(found, artifact)}" for artifact in found.teachers),
+        *([] if found.digests == "own" else [f"The teacher's answers are rounded to {found.digests}"]),
         *_other_artifacts(found),
         *(f"Data warning: {warning}" for warning in sorted(warnings)),
         *_notes(found),
@@ -90,7 +92,9 @@ def _artifact(found: Group, artifact: Mapping[str, Any]) -> str:
         "pretrained": "pretrained weights, not trained further",
     }[artifact["origin"]]
     score = [_score(name, value) for name, value in artifact["score"].items() if value is not None]
-    shared = {**found.settings, "seed": artifact["seed"]}
+    # A protocol's precision also says whether its students were compiled.
+    precision = found.settings["precision"].partition(",")[0]
+    shared = {**found.settings, "seed": artifact["seed"], "precision": precision}
     own = {name: value for name, value in artifact["settings"].items() if shared.get(name) != value}
     described = "; ".join([artifact["network"], made, *score, f"key {artifact['key'][:8]}"])
     return described + (f"; {crop(listed(own), _LONGEST_SETTINGS)}" if own else "")
@@ -226,13 +230,18 @@ def _comparisons(found: Group) -> list[str]:
         headers += [f"points over {name}, paired: mean [95 % interval] (seeds)", f"than {name}"]
     lines = []
     for row in found.rows:
-        compared = [
-            None if row is other else paired(differences(row, other)) for other in references.values()
-        ]
+        compared = [_compared(found, row, other) for other in references.values()]
         if any(compared):
             cells = [[str(c), c.verdict] if c else ["-", "-"] for c in compared]
             lines.append([markdown(row.name), *(cell for pair in cells for cell in pair)])
     return [_github(headers, lines)] if lines else []
+
+
+def _compared(found: Group, row: Row, other: Row) -> Difference | None:
+    """Compare two methods of which no member diverged: those that are left would be a choice."""
+    if row is other or row.diverged or other.diverged:
+        return None
+    return paired(differences(row, other), step=100 / found.test_images)
 
 
 def _github(headers: list[str], rows: list[list[str]]) -> str:
@@ -259,8 +268,9 @@ def _reading(found: Group) -> str:
     if _comparisons(found):
         lines.append(
             "Differences are paired: the members of a seed start from the same weights and see the same "
-            "batches. Better and worse: the whole interval (Student's t over seeds) lies on that side of 0. "
-            "Seeds are few and many methods are compared, so a verdict by itself is no proof."
+            "batches. Better and worse: the whole interval (Student's t over seeds, at least as wide as one "
+            "image more or less makes it) lies on that side of 0. Seeds are few and many methods are "
+            "compared, so a verdict by itself is no proof. A method that diverged on a seed is not compared."
         )
     if found.ahead:
         lines.append(

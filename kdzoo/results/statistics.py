@@ -94,13 +94,23 @@ class Difference:
         return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}] ({self.count})"
 
 
-def paired(differences: Iterable[float]) -> Difference | None:
-    """Summarise paired differences, one value a seed; None for fewer than two, which prove nothing."""
+def paired(differences: Iterable[float], *, step: float = 0.0) -> Difference | None:
+    """Summarise paired differences of two quantities.
+
+    Args:
+        differences: one value a seed; fewer than two prove nothing.
+        step: between neighbouring values of the quantities, such as one test image: two differences may be
+            equal by chance, and rounding to steps (variance step^2 / 12 of either quantity) stays in the
+            interval.
+
+    Returns:
+        None for fewer than two.
+    """
     summary = summarise(differences)
     if summary.mean is None or summary.std is None:
         return None
     quantile = _T95[min(summary.count - 1, len(_T95)) - 1]
-    reach = quantile * summary.std / math.sqrt(summary.count)
+    reach = quantile * math.sqrt((summary.std**2 + step**2 / 6) / summary.count)
     return Difference(summary.count, summary.mean, summary.mean - reach, summary.mean + reach)
 
 

@@ -141,10 +141,8 @@ class Plan:
 
     @property
     def computed(self) -> str:
-        """Say how numbers are computed, as records do: the student's precision, whether its passes are
-        compiled, and to what the teacher's answers are rounded."""
-        rounded = f"digests {self.benchmark.digests}" if self.benchmark.digests != "own" else ""
-        return ", ".join(filter(None, (self.precision, "compiled" if self.compiled else "", rounded)))
+        """Say how the student's passes are computed, as records do: its precision, and whether compiled."""
+        return f"{self.precision}, compiled" if self.compiled else self.precision
 
     def teacher_pass(self) -> dict[str, Any]:
         """Describe how a teacher's answers are computed, as records and keys keep it; its precision stands

@@ -247,7 +247,7 @@ def _reads_scores(method: Method) -> bool:
 def _named(benchmark: Benchmark, protocol: Mapping[str, Any]) -> dict[str, str]:
     recipe = benchmark.student.recipe
     name = f"{benchmark.student.network}-e{recipe.epochs}-b{recipe.batch_size}-"
-    name += protocol["precision"].replace(",", "").replace(" ", "-")
+    name += protocol["precision"].replace(", ", "-")
     if benchmark.val_fraction:
         name += f"-val{benchmark.val_fraction:g}"
     return {"name": name, "hash": fingerprint(json.loads(json.dumps(protocol)))}

@@ -255,10 +255,31 @@ def test_methods_are_compared_with_scratch_and_kd_seed_by_seed():
     assert "pkt" not in found  # one seed
     assert found["scratch"][:2] == ["-", "-"]
     assert found["scratch"][3] == "worse"
-    assert found["kd"] == [str(paired([1.0, 76.41 - 75.4, 1.0])), "better", "-", "-"]
+    assert found["kd"] == [str(paired([1.0, 76.41 - 75.4, 1.0], step=0.01)), "better", "-", "-"]
     assert (found["rkd"][1], found["rkd"][3]) == ("worse", "worse")
     assert (found["at"][1], found["at"][3]) == ("not resolved", "not resolved")
     assert "a verdict by itself is no proof" in page
+
+
+def test_a_method_that_diverged_on_a_seed_is_not_compared():
+    lost = record_of("rkd", 2, (50.0,), status="diverged")
+    records = [
+        *seeds_of("scratch", [75.0, 75.4]),
+        *seeds_of("rkd", [77.0, 77.4]),
+        *seeds_of("at", [77.0, 77.4]),
+    ]
+    assert re.search(r"\| rkd +\|.*better", leaderboard(records))
+    page = leaderboard([*records, lost])
+    assert not re.search(r"\| rkd +\|.*better", page)
+    assert re.search(r"\| at +\|.*better", page)
+
+
+def test_rounded_answers_of_a_teacher_have_a_table_of_their_own():
+    rounded = {"method": {**record_of("kd").settings["method"], "teacher_pass": {"digests": "float16"}}}
+    page = leaderboard([record_of("scratch"), record_of("kd"), record_of("kd", settings=rounded)])
+    assert page.count("\n## ") == 2
+    assert page.count("its answers in float16") == 1
+    assert all(re.search(r"student resnet18 \(scratch\)", part) for part in page.split("\n## ")[1:])
 
 
 def test_nothing_is_compared_where_one_seed_or_few_images_allow_nothing():

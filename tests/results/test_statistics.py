@@ -62,6 +62,14 @@ def test_verdict_is_which_side_of_zero_the_whole_interval_lies_on():
     assert str(paired([1.0, 1.0, 1.0])) == "+1.00 [+1.00, +1.00] (3)"
 
 
+def test_differences_that_are_equal_by_chance_prove_nothing():
+    # Two seeds, 1,000 test images: twice two images more is what chance gives, whatever the spread says.
+    assert paired([0.2, 0.2]).verdict == "better"
+    assert paired([0.2, 0.2], step=0.1).verdict == "not resolved"
+    assert paired([2.0, 2.0], step=0.1).verdict == "better"
+    assert paired([1.0, 1.2], step=0.0).high < paired([1.0, 1.2], step=0.1).high
+
+
 def test_one_seed_proves_nothing():
     assert paired([5.0]) is None
     assert not surely_positive([5.0])
