@@ -13,7 +13,9 @@ from typing import Any
 
 from kdzoo.checks import KdzooError, UsageError
 from kdzoo.results.groups import Group, Row, group
+from kdzoo.results.record import Record
 from kdzoo.results.store import read_records
+from kdzoo.results.words import counted
 
 ALONE, TAUGHT, FREE = "the student alone", "with a teacher", "without a teacher"
 KINDS = {ALONE: "black", TAUGHT: "tab:blue", FREE: "tab:orange"}
@@ -66,6 +68,11 @@ def draw(found: Group, path: Path) -> None:
     points = [(row, *at) for row in found.rows if (at := _place(row)) is not None]
     if not points:
         raise UsageError("figure: no record has both an accuracy and seconds per epoch.")
+    if any("share" in str(record.timing.get("basis")) for record in found.records):
+        raise UsageError(
+            "figure: seconds of a GPU are each member's share of its cohort's, and say nothing of a method. "
+            "Take records of a CPU."
+        )
     for row, seconds, top1, spread in points:
         axes.errorbar(seconds, top1, yerr=spread, fmt="o", color=KINDS[_kind(row)], capsize=3, markersize=5)
     for row, _, top1, _ in points:
@@ -103,10 +110,16 @@ def _title(found: Group) -> str:
     most = max((s for s in shared if s is not None), default=None)
     cost = "" if most is None else f"; images and teacher cost {most:.3g} s an epoch once for all"
     pair = " -> ".join([*(t["network"] for t in found.teachers), settings["student"]["name"]])
+    machines = sorted({_machine(record) for record in found.records})
     return (
-        f"{found.benchmark}: {pair}, {settings['epochs']} epochs, "
-        f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}{cost}"
+        f"{found.benchmark}: {pair}, {settings['epochs']} epochs, {counted(len(seeds), 'seeds')}{cost}\n"
+        f"{'; '.join(machines)}{'' if len(machines) == 1 else ': seconds are of several machines'}"
     )
+
+
+def _machine(record: Record) -> str:
+    here = record.environment
+    return f"{here.get('device_name', 'unknown')}, {counted(int(here.get('threads', 1)), 'threads')}"
 
 
 def _label(figure: Any, axes: Any, points: Sequence[tuple[str, float, float]]) -> None:
@@ -114,7 +127,7 @@ def _label(figure: Any, axes: Any, points: Sequence[tuple[str, float, float]]) -
     figure.canvas.draw()
     taken: list[Any] = []
     for name, x, y in sorted(points, key=lambda point: -point[2]):
-        for step in range(60):
+        for step in range(200):
             down = (step + 1) // 2 * (1 if step % 2 else -1) * 6
             text = axes.annotate(
                 name, (x, y), xytext=(9, down - 3), textcoords="offset points", fontsize=9, zorder=3,
@@ -122,7 +135,8 @@ def _label(figure: Any, axes: Any, points: Sequence[tuple[str, float, float]]) -
                 arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "gray"} if abs(down) > 6 else None,
             )  # fmt: skip
             box = text.get_window_extent().expanded(1.02, 1.05)
-            if not any(box.overlaps(other) for other in taken):
+            # Whoever finds no place at all is written over others rather than left out.
+            if step == 199 or not any(box.overlaps(other) for other in taken):
                 taken.append(box)
                 break
             text.remove()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kdzoo.checks import KdzooError, UsageError
 
-GROUPS = ("limit", "kdzoo", "bank", "alone", "torchdistill", "plain", "memory", "losses")
+GROUPS = ("limit", "apart", "kdzoo", "bank", "alone", "torchdistill", "plain", "memory", "losses")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -137,6 +137,9 @@ def _show(records: Sequence[Path], folder: Path | None, form: str = "github") ->
             print(epochs.table(record, form) + "\n")
             continue
         print(table(record, form) + "\n")
+        if len(record["counts"]) < 2:
+            # A line through one point would show nothing.
+            continue
         to = (folder or path.parent) / f"{path.stem}.png"
         to.parent.mkdir(parents=True, exist_ok=True)
         plot(record, to)

@@ -17,7 +17,7 @@ from .limit import Limit
 from .pair import METHODS, Pair
 from .surroundings import Surroundings
 
-GROUPS = ("limit", "kdzoo", "bank", "alone", "torchdistill", "plain")
+GROUPS = ("limit", "apart", "kdzoo", "bank", "alone", "torchdistill", "plain")
 AS_IT_COMES = "limit, allocator as it comes"
 BANK = "kdzoo, warm bank"
 
@@ -75,7 +75,7 @@ class Line:
         if not {"bank", "alone"} & set(groups):
             return
         bank = self._pair.work / f"bank-{precision}"
-        readers = [m for m in most if not m.endswith("reffakd")]
+        readers = [m for m in most if not m.endswith("reffakd")] if "bank" in groups else ["kd"]
         self._say(f"filling the teacher bank, {precision}")
         ours.fill_bank(self._pair, readers, precision, bank)
         self.banks[precision] = ours.bytes_of_bank(self._pair, bank)
@@ -94,7 +94,8 @@ class Line:
             self._add(who, what, precision, steps)
 
     def _add_limit(self, precision: str) -> None:
-        """Add the limit of every size; the largest one, also in the allocator's own surroundings."""
+        """Add the limit of every size; if asked for, the largest one in the allocator's own surroundings and
+        the teacher as it comes, which tell what the allocator and the teacher's preparation bring."""
         methods = METHODS[: self._counts[-1]]
         plan = self._pair.plan(methods, precision)
         each = plan.precision_of(plan.benchmark.section("teacher")), plan.precision
@@ -104,6 +105,8 @@ class Line:
         for count in self._counts:
             step = partial(limit.step, methods=methods[:count])
             self.contestants.append(Contestant("limit", str(count), precision, step, networks=networks))
+        if "apart" not in self._groups:
+            return
         step = partial(limit.step, methods=methods)
         surroundings, most = Surroundings(raised=False), str(self._counts[-1])
         self.contestants.append(Contestant(AS_IT_COMES, most, precision, step, surroundings))

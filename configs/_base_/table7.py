@@ -1,4 +1,5 @@
-"""Table 7 of the ReffAKD paper (Doshi and Kim 2024): one recipe for every student, teacher and autoencoder.
+"""Table 7 of the ReffAKD paper (Doshi and Kim 2024): one recipe for every student, teacher and autoencoder,
+unless a benchmark's config says otherwise of its teacher or autoencoder.
 
 A section's own `recipe` changes single entries of this one. Milestones and other lengths of a schedule are
 written for `schedule_epochs` and scaled to the epochs that are asked for.

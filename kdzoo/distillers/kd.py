@@ -48,12 +48,12 @@ def kd_loss(
     """
     log_probs = torch.log_softmax(student_logits / temperature, dim=-1)
     soft = soft_labels.log_probs(temperature)
-    found = kl_divergence(soft, log_probs)
+    scale = temperature**2 / (student_logits.shape[-1] if reduction == "elementmean" else 1)
+    found = kl_divergence(soft, log_probs, scale=scale)
     if divergence == "cross_entropy":
         # Plus the soft labels' entropy, which is their divergence from all log-probabilities 0, negated.
-        found = found - kl_divergence(soft, torch.zeros_like(soft))
-    found = temperature**2 * found
-    return found / student_logits.shape[-1] if reduction == "elementmean" else found
+        found = found - kl_divergence(soft, torch.zeros_like(soft), scale=scale)
+    return found
 
 
 @DISTILLERS.register("kd")
@@ -73,6 +73,8 @@ class KD(Distiller):
     needs = frozenset({"soft_labels"})
     paper = "Hinton, Vinyals and Dean 2015, Distilling the Knowledge in a Neural Network, https://arxiv.org/abs/1503.02531"
     year = 2015
+    # 2: T^2 is multiplied elsewhere; unless it is a power of two the last digits are others.
+    version = 2
 
     def __init__(
         self,

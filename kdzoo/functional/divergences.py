@@ -6,17 +6,20 @@ import torch
 from torch import Tensor
 
 
-def kl_divergence(target_log_probs: Tensor, log_probs: Tensor) -> Tensor:
+def kl_divergence(target_log_probs: Tensor, log_probs: Tensor, *, scale: float = 1.0) -> Tensor:
     """Compute KL(target || other) of each row.
 
     Args:
         target_log_probs: [N, K] log-probabilities; -inf is a probability of 0, and 0 log 0 is 0.
         log_probs: [N, K] log-probabilities, finite.
+        scale: of the divergence, such as T^2.
 
     Returns:
-        [N] nats.
+        [N] nats, times the scale.
     """
-    return (target_log_probs.exp() * (finite(target_log_probs) - log_probs)).sum(dim=-1)
+    # The scale goes to the target, which takes no gradient: there it costs nothing in the backward pass.
+    target = scale * target_log_probs.exp()
+    return (target * (finite(target_log_probs) - log_probs)).sum(dim=-1)
 
 
 def finite(log_probs: Tensor) -> Tensor:
@@ -24,7 +27,7 @@ def finite(log_probs: Tensor) -> Tensor:
     infinity would be NaN.
 
     Args:
-        log_probs: of any shape.
+        log_probs: [...], of any shape.
     """
     # A mask would do as well, and take twice the time.
     return log_probs.clamp(min=torch.finfo(log_probs.dtype).min)

@@ -156,7 +156,8 @@ def _table8(found: Group) -> str:
 
 def _published(found: Group) -> tuple[Published, ...]:
     teacher = _teacher_name(found) or None
-    return published(found.benchmark, found.settings["student"]["name"], teacher)
+    settings = found.settings
+    return published(found.benchmark, settings["student"]["name"], teacher, settings["data"])
 
 
 def _accuracy(row: Row) -> str:

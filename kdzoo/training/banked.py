@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -183,7 +184,7 @@ class BankedTeacher(SharedTeacher):
                 "that depends on the images beside it, or on chance."
             )
         left = (*self._keeping.left, *other)
-        self._keeping = Keeping(tuple(alike), left, self._keeping.running, self._keeping.bytes)
+        self._keeping = replace(self._keeping, kept=tuple(alike), left=left)
 
     @torch.no_grad()
     def _compare(self, batch: Batch, found: Kept) -> None:

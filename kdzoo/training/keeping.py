@@ -49,13 +49,15 @@ class Keeping:
 
     Attributes:
         kept: they fit.
-        left: they do not: too large for the limit.
+        left: they do not.
+        short: what they do not fit: "the limit" or "the disk"; empty if all is kept.
         running: methods that read more of the teacher than can be kept.
         bytes: of what is kept, over all views.
     """
 
     kept: tuple[Want, ...] = ()
     left: tuple[Want, ...] = ()
+    short: str = ""
     running: tuple[str, ...] = ()
     bytes: int = 0
 
@@ -190,16 +192,18 @@ def keep_what_fits(
         limit: of all that is kept, in bytes.
     """
     kept: list[Want] = []
+    short = ""
     total, room = 0, shutil.disk_usage(existing(folder)).free // 2
     ordered = sorted(wants, key=lambda want: want.entry.row_bytes)
     for want in ordered:
         size = want.entry.view_bytes(samples) * views
         missing = needed_bytes(want.entry, samples, views, folder)
         if total + size > limit or missing > room:
+            short = "the limit" if total + size > limit else "the disk"
             break
         kept.append(want)
         total, room = total + size, room - missing
-    return Keeping(tuple(kept), tuple(ordered[len(kept) :]), tuple(dict.fromkeys(running)), total)
+    return Keeping(tuple(kept), tuple(ordered[len(kept) :]), short, tuple(dict.fromkeys(running)), total)
 
 
 def existing(folder: Path) -> Path:

@@ -17,9 +17,7 @@ from kdzoo.models import build_model, output_shapes
 from kdzoo.outputs import Setting, Shapes
 from kdzoo.results.record import Record
 from kdzoo.results.store import read_record
-from kdzoo.training.artifacts import (
-    ArtifactPlan,
-)
+from kdzoo.training.artifacts import ArtifactPlan
 from kdzoo.training.benchmark import Benchmark, Section
 from kdzoo.training.checkpoint import Position, positions
 from kdzoo.training.execution import chosen_precision

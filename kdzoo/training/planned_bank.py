@@ -92,8 +92,13 @@ def told_of(keeping: Keeping, folder: Path) -> list[str]:
     large = [f"{', '.join(want.users)} ({want.entry.name})" for want in keeping.left]
     if large:
         lines.append(
-            f"teacher bank: too large to be kept: {'; '.join(large)}; so the teacher keeps running. See "
-            "--bank-limit and --views."
+            f"teacher bank: too large to be kept: {'; '.join(large)}; so the teacher keeps running. "
+            + (
+                "A bank takes no more than half of the free disk: make room there, or choose another folder "
+                "by --teacher-bank."
+                if keeping.short == "the disk"
+                else "See --bank-limit and --views."
+            )
         )
     if keeping.running:
         lines.append(

@@ -1,6 +1,7 @@
 """benchmarks/figure: drawn from records of one protocol alone, with every method's name."""
 
 import importlib
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -38,6 +39,12 @@ def test_two_protocols_and_no_records_are_refused(
     both = [str(RESULTS / "digits"), str(RESULTS / "fashion_mnist"), "--output", str(tmp_path / "x.png")]
     assert figure.main(both) == 2
     assert "one protocol and one teacher, got digits, protocol" in capsys.readouterr().err
+    shares = tmp_path / "shares"
+    shutil.copytree(RESULTS / "digits", shares)
+    for path in shares.glob("*.json"):
+        path.write_text(path.read_text().replace("measured around the member", "share of the cohort's time"))
+    assert figure.main([str(shares), "--output", str(tmp_path / "x.png")]) == 2
+    assert "say nothing of a method" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert figure.main([str(tmp_path / "empty"), "--output", str(tmp_path / "x.png")]) == 2
     assert not (tmp_path / "x.png").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,11 +16,13 @@ from torch import nn
 
 from kdzoo.api import Results
 from kdzoo.checks import KdzooError, UsageError
+from kdzoo.data.picture_files import PictureFiles
 from kdzoo.data.pipeline import Pipeline
 from kdzoo.data.views import Views
 from kdzoo.distillers import Distiller
 from kdzoo.registry import DISTILLERS, MODELS, SOURCES
 from kdzoo.sources.base import Source
+from kdzoo.training import keeping, planned_bank
 from kdzoo.training.bank import TeacherBank
 from kdzoo.training.member import Member
 
@@ -78,6 +81,28 @@ def test_what_is_too_large_for_the_limit_keeps_the_teacher_running_and_is_named(
     told = capsys.readouterr()
     assert "too large to be kept" in told.out + told.err
     assert "fitnet" in told.out + told.err
+    assert "See --bank-limit" in told.out + told.err
+
+
+def test_what_is_too_large_for_the_disk_is_said_to_be(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(keeping.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    run(tmp_path, "kd", epochs=1, progress=True)
+    told = "".join(capsys.readouterr())
+    assert "no more than half of the free disk" in told
+    assert "--bank-limit" not in told
+
+
+def test_versions_of_a_bank_are_of_what_makes_the_answers():
+    def versions(network, images):
+        plan = SimpleNamespace(data=SimpleNamespace(train=SimpleNamespace(images=images)))
+        teacher = SimpleNamespace(section=SimpleNamespace(network=network))
+        return set(planned_bank._versions(plan, teacher, {"torch": "1", "timm": "2", "torchvision": "3"}))
+
+    array, streamed = np.zeros(1), PictureFiles.__new__(PictureFiles)
+    assert versions("resnet18", array) == {"torch"}
+    assert versions("timm:resnet18", array) == {"torch", "timm"}
+    assert versions("torchvision:resnet18", streamed) == {"torch", "torchvision", "pillow"}
+    assert versions("module:mine.Net", array) == {"torch"}
 
 
 def test_a_row_that_is_not_what_the_teacher_says_is_loud(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Published numbers are the paper's, and stand in a row of their own."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -25,13 +26,16 @@ def test_every_number_stands_in_the_papers_tables(row):
     assert len(row.accuracy) == len([n for n in theirs if n not in ("dataset", row.teacher, row.student)])
 
 
-def records(benchmark, student, teacher):
-    changes = {"benchmark": benchmark, "settings": {"student": {"name": student}}}
+DATA = {"name": "fashion_mnist", "train": 60_000}
+
+
+def records(benchmark, student, teacher, **data):
+    changes = {
+        "benchmark": benchmark, "settings": {"student": {"name": student}}, "data": {**DATA, **data},
+    }  # fmt: skip
     taught = {"artifacts": {"teacher": {**TEACHER, "network": teacher}}}
-    return [
-        record_of("scratch", **changes), record_of("kd", **changes, **taught),
-        record_of("kd:alpha=0.5", **changes, **taught), record_of("reffakd", **changes),
-    ]  # fmt: skip
+    made = [("scratch", {}), ("kd", taught), ("kd:alpha=0.5", taught), ("reffakd", {})]
+    return [record_of(method, **copy.deepcopy({**changes, **more})) for method, more in made]
 
 
 def row_of(page, start):
@@ -63,8 +67,19 @@ def test_other_pairs_have_no_published_row(benchmark, student, teacher):
     assert "published" not in leaderboard(records(benchmark, student, teacher)).lower()
 
 
+@pytest.mark.parametrize("data", [{"name": "digits"}, {"train": 1_000}])
+def test_other_data_has_no_published_row(data):
+    assert "published" not in leaderboard(records("fashion_mnist", "lenet5", "resnet18", **data)).lower()
+
+
+def test_validation_images_are_training_images_of_the_published_row():
+    split = {"train": 54_000, "validation": 6_000}
+    (row,) = published("fashion_mnist", "lenet5", "resnet18", {**DATA, **split})
+    assert row.table.endswith("Table 4")
+
+
 def test_without_a_teacher_any_row_of_the_student_fits():
-    (row,) = published("fashion_mnist", "lenet5", None)
+    (row,) = published("fashion_mnist", "lenet5", None, {**DATA, "validation": 0})
     assert row.table.endswith("Table 4")
 
 
