@@ -28,6 +28,9 @@ def finite(log_probs: Tensor) -> Tensor:
 
     Args:
         log_probs: [...], of any shape.
+
+    Returns:
+        [...], the same but for what was -inf.
     """
     # A mask would do as well, and take twice the time.
     return log_probs.clamp(min=torch.finfo(log_probs.dtype).min)
