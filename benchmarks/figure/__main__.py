@@ -124,6 +124,8 @@ def _machine(record: Record) -> str:
 
 def _label(figure: Any, axes: Any, points: Sequence[tuple[str, float, float]]) -> None:
     """Write every name beside its point, moved up or down as far as no two of them touch."""
+    from matplotlib.text import Text
+
     figure.canvas.draw()
     taken: list[Any] = []
     for name, x, y in sorted(points, key=lambda point: -point[2]):
@@ -134,7 +136,11 @@ def _label(figure: Any, axes: Any, points: Sequence[tuple[str, float, float]]) -
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
                 arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "gray"} if abs(down) > 6 else None,
             )  # fmt: skip
-            box = text.get_window_extent().expanded(1.02, 1.05)
+            # Of the text alone: an annotation's own extent has its line, too.
+            text.update_positions(figure.canvas.get_renderer())
+            box = Text.get_window_extent(text).expanded(1.02, 1.05)
+            # A name that reaches over the border must not press the axes together.
+            text.set_in_layout(False)
             # Whoever finds no place at all is written over others rather than left out.
             if step == 199 or not any(box.overlaps(other) for other in taken):
                 taken.append(box)
