@@ -13,7 +13,6 @@ the zoo's runs, for both sides.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import json
 import os
@@ -30,6 +29,7 @@ from torch import Tensor
 
 from kdzoo.distillers import Distiller, build_distiller
 from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, Setting, scores, shapes_of
+from kdzoo.training.runtime import keep_memory
 
 STAGES = ((64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4))
 PROGRESS = Progress(199, 200, 0, 1)  # behind every warm-up
@@ -173,15 +173,6 @@ def measured(row: Row, rounds: int, device: str) -> dict[str, float]:
         "rounds": len(times["plain"]),
         "values differ by": float(f"{relative:.1e}"),
     }
-
-
-def keep_memory() -> None:
-    """Raise glibc's thresholds, so that large blocks are not given back to the system at every free."""
-    if platform.system() == "Linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, the largest that it takes
-            libc.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
 
 
 def main() -> None:

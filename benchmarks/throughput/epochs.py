@@ -17,6 +17,7 @@ import kdzoo
 from kdzoo.checks import KdzooError
 from kdzoo.results.words import counted
 from kdzoo.training.plan import Plan
+from kdzoo.training.planned_bank import bank_of
 from kdzoo.training.reporter import Reporter
 from kdzoo.training.runtime import runtime
 from kdzoo.training.session import Session
@@ -55,7 +56,7 @@ def measure(options: Namespace) -> Path:
         "batch": pair.batch_size,
         "views": options.views,
         "views in the bank": min(options.epochs, options.views),
-        "bytes of the bank": _size(options.bank or work / "bank"),
+        "bytes of the bank": _size(_bank(plan)),
         "lr": pair.lr,
         "machine": machine(device),
         **epochs,
@@ -125,6 +126,11 @@ def _in_turns(pair: Pair, plan: Plan, options: Namespace) -> Record:
             "it was not filled. See --bank-limit, and leave --filled out."
         )
     return {"steps": steps, "evaluated": len(judged), "teacher passes": passes, **turns.seconds}
+
+
+def _bank(plan: Plan) -> Path:
+    teacher = next(artifact for artifact in plan.artifacts.values() if artifact.name == "teacher")
+    return bank_of(plan, teacher, plan.seeds[0])[0]
 
 
 def _size(bank: Path) -> int:

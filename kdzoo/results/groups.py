@@ -11,7 +11,7 @@ from typing import Any
 from kdzoo.keys import fingerprint
 from kdzoo.methods import TABLE8
 from kdzoo.results.record import Record
-from kdzoo.results.statistics import Summary, summarise, surely_positive
+from kdzoo.results.statistics import Difference, Summary, paired, summarise
 from kdzoo.results.store import merge
 
 PROTOCOL = (
@@ -139,20 +139,25 @@ class Group:
         if not self.comparable:
             return None
         best = max(finished, key=lambda row: row.over_seeds("last").mean or 0.0)
-        beaten = (surely_positive(differences(best, other)) for other in finished if other is not best)
-        return best if best in self.methods and not best.diverged and all(beaten) else None
+        compared = [self.compare(best, other) for other in finished if other is not best]
+        beaten = all(found is not None and found.verdict == "better" for found in compared)
+        return best if best in self.methods and not best.diverged and beaten else None
+
+    def compare(self, row: Row, other: Row) -> Difference | None:
+        """Compare the last accuracies of two methods, paired by seed, to the accuracy of one test image.
+
+        Args:
+            row: what is compared.
+            other: with what.
+
+        Returns:
+            In points; None where they have fewer than two seeds in common.
+        """
+        return paired(_differences(row, other), step=100 / self.test_images)
 
 
-def differences(row: Row, other: Row) -> list[float]:
-    """Subtract the last accuracies of two methods seed by seed: a seed's members saw the same batches.
-
-    Args:
-        row: what is compared.
-        other: with what.
-
-    Returns:
-        In points, one value for each seed that both finished.
-    """
+def _differences(row: Row, other: Row) -> list[float]:
+    """Subtract the last accuracies of two methods seed by seed: a seed's members saw the same batches."""
     theirs = {record.seed: record.accuracy["last"] for record in other.done}
     pairs = [(record.accuracy["last"], theirs.get(record.seed)) for record in row.done]
     return [mine - yours for mine, yours in pairs if mine is not None and yours is not None]

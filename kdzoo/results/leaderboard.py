@@ -15,10 +15,10 @@ from typing import Any
 from tabulate import tabulate
 
 from kdzoo.methods import TABLE8
-from kdzoo.results.groups import QUANTITIES, SMALL_TEST_SET, Group, Row, differences, group, teachers
+from kdzoo.results.groups import QUANTITIES, SMALL_TEST_SET, Group, Row, group, teachers
 from kdzoo.results.published import Published, published
 from kdzoo.results.record import Record
-from kdzoo.results.statistics import Difference, Summary, paired
+from kdzoo.results.statistics import Summary
 from kdzoo.results.words import ascii_only, counted, crop, listed, markdown, spreadsheet, words
 
 __all__ = ["TABLE8", "leaderboard", "leaderboard_csv", "plain_rows", "terminal_table"]
@@ -231,18 +231,15 @@ def _comparisons(found: Group) -> list[str]:
         headers += [f"points over {name}, paired: mean [95 % interval] (seeds)", f"than {name}"]
     lines = []
     for row in found.rows:
-        compared = [_compared(found, row, other) for other in references.values()]
+        # Where a member diverged, those that are left would be a choice.
+        compared = [
+            None if row is other or row.diverged or other.diverged else found.compare(row, other)
+            for other in references.values()
+        ]
         if any(compared):
             cells = [[str(c), c.verdict] if c else ["-", "-"] for c in compared]
             lines.append([markdown(row.name), *(cell for pair in cells for cell in pair)])
     return [_github(headers, lines)] if lines else []
-
-
-def _compared(found: Group, row: Row, other: Row) -> Difference | None:
-    """Compare two methods of which no member diverged: those that are left would be a choice."""
-    if row is other or row.diverged or other.diverged:
-        return None
-    return paired(differences(row, other), step=100 / found.test_images)
 
 
 def _github(headers: list[str], rows: list[list[str]]) -> str:

@@ -112,13 +112,3 @@ def paired(differences: Iterable[float], *, step: float = 0.0) -> Difference | N
     quantile = _T95[min(summary.count - 1, len(_T95)) - 1]
     reach = quantile * math.sqrt((summary.std**2 + step**2 / 6) / summary.count)
     return Difference(summary.count, summary.mean, summary.mean - reach, summary.mean + reach)
-
-
-def surely_positive(differences: Iterable[float]) -> bool:
-    """Tell whether the mean of paired differences lies above zero by its 95 % interval (Student's t).
-
-    Args:
-        differences: one value a seed; fewer than two prove nothing.
-    """
-    found = paired(differences)
-    return found is not None and found.verdict == "better"

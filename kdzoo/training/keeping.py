@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from kdzoo.outputs import ModelOutput, Shapes
 from kdzoo.provenance import plug_in
 from kdzoo.sources.base import Source
 from kdzoo.training.bank import Entry, needed_bytes
+from kdzoo.training.faults import told
 from kdzoo.training.networks import digest_key, is_kept
 
 # Of the teacher's output, what methods may have kept for them.
@@ -51,14 +52,14 @@ class Keeping:
         kept: they fit.
         left: they do not.
         short: what they do not fit: "the limit" or "the disk"; empty if all is kept.
-        running: methods that read more of the teacher than can be kept.
+        running: why the teacher must run, by the method that it runs for.
         bytes: of what is kept, over all views.
     """
 
     kept: tuple[Want, ...] = ()
     left: tuple[Want, ...] = ()
     short: str = ""
-    running: tuple[str, ...] = ()
+    running: Mapping[str, str] = field(default_factory=dict)
     bytes: int = 0
 
     @property
@@ -72,7 +73,7 @@ def wants_of(
     shapes: Shapes,
     student: Shapes,
     digests: str,
-) -> tuple[list[Want], list[str]]:
+) -> tuple[list[Want], dict[str, str]]:
     """List what methods read of their teacher.
 
     Args:
@@ -82,10 +83,10 @@ def wants_of(
         digests: "own" or "float16", as which it is kept.
 
     Returns:
-        The wants, and the methods whose source may read anything.
+        The wants, and why the teacher must run, by the method that it runs for.
     """
     found: dict[Any, Want] = {}
-    running: list[str] = []
+    running: dict[str, str] = {}
 
     def add(user: str, place: Any, settings: Mapping[str, Any], rows: Callable[[ModelOutput], Rows]) -> None:
         if place not in found:
@@ -98,20 +99,20 @@ def wants_of(
         fields: set[str] = set()
         if source is not None and "teacher" in source.needs:
             if source.teacher_fields is None:
-                running.append(name)
+                running[name] = "its source may read all that the teacher returns (no teacher_fields)"
             fields |= source.teacher_fields or set()
         if distiller is not None and distiller.needs_teacher():
             if is_kept(distiller):
                 settings = _settings(distiller, student)
                 try:
                     add(name, digest_key(distiller), settings, distiller.detached_digest)
-                except Exception:
-                    # It has no rows, or a fault, which its first step will tell.
-                    running.append(name)
+                except Exception as error:
+                    # Perhaps two samples are too few. If it is at fault, its first step ends its member.
+                    running[name] = f"its digest cannot be made of a trial of two samples: {told(error)}"
             else:
                 fields |= distiller.needs & set(FIELDS)
-        for field in sorted(fields):
-            add(name, field, {"field": field}, _Field(field))
+        for read in sorted(fields):
+            add(name, read, {"field": read}, _Field(read))
     return list(found.values()), running
 
 
@@ -179,13 +180,13 @@ def _numbers(shapes: Any) -> Any:
 
 
 def keep_what_fits(
-    wants: Sequence[Want], running: Iterable[str], *, samples: int, views: int, folder: Path, limit: int
+    wants: Sequence[Want], running: Mapping[str, str], *, samples: int, views: int, folder: Path, limit: int
 ) -> Keeping:
     """Choose what is kept: the smallest first, as far as the limit goes, and half of the free disk.
 
     Args:
         wants: what methods read of their teacher.
-        running: methods that read more than that.
+        running: methods that read more than that, and why.
         samples: in the training set.
         views: of each sample.
         folder: of the bank; what it has already counts, but takes no room.
@@ -203,7 +204,7 @@ def keep_what_fits(
             break
         kept.append(want)
         total, room = total + size, room - missing
-    return Keeping(tuple(kept), tuple(ordered[len(kept) :]), short, tuple(dict.fromkeys(running)), total)
+    return Keeping(tuple(kept), tuple(ordered[len(kept) :]), short, running, total)
 
 
 def existing(folder: Path) -> Path:

@@ -100,11 +100,10 @@ def told_of(keeping: Keeping, folder: Path) -> list[str]:
                 else "See --bank-limit and --views."
             )
         )
-    if keeping.running:
-        lines.append(
-            f"teacher bank: the teacher keeps running for {', '.join(keeping.running)}: its source may read "
-            "all that the teacher returns (no teacher_fields), or its digest has no rows of samples."
-        )
+    lines += [
+        f"teacher bank: the teacher keeps running for {name}: {why.rstrip('.')}."
+        for name, why in keeping.running.items()
+    ]
     return lines
 
 

@@ -249,6 +249,31 @@ def test_a_method_whose_rows_depend_on_their_neighbours_is_not_kept(tmp_path, ca
     assert "neighbourly not kept" in "".join(capsys.readouterr())
 
 
+def test_why_a_digest_is_not_kept_is_said(tmp_path, capsys, request):
+    class Crowd(Distiller):
+        """Takes no batch of two samples."""
+
+        needs = frozenset({"embedding"})
+
+        def digest(self, teacher):
+            if len(teacher.embedding) < 3:
+                raise ValueError("two are no crowd")
+            return {"own": teacher.embedding}
+
+        def forward(self, student, guide, batch, progress):
+            return {"own": (student.logits.mean() - guide.teacher["own"].mean()).square()}
+
+    DISTILLERS.register("crowd")(Crowd)
+    request.addfinalizer(lambda: DISTILLERS._module_dict.pop("crowd"))
+    results = run(tmp_path, "crowd", epochs=1, progress=True)
+    assert passes(results) == STEPS
+    told = "".join(capsys.readouterr())
+    assert (
+        "keeps running for crowd: its digest cannot be made of a trial of two samples: ValueError: " in told
+    )
+    assert "two are no crowd" in told
+
+
 def test_rounded_digests_have_the_same_numbers_with_and_without_a_bank(plain, tmp_path):
     off = run(tmp_path / "a", epochs=3, views=2, digests="float16", teacher_bank="off")
     on = run(tmp_path / "b", epochs=3, views=2, digests="float16")

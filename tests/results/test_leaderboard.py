@@ -240,6 +240,17 @@ def test_bold_pairs_by_seed():
     assert len(bold(noisy)) == 1
 
 
+def test_bold_and_verdicts_are_one_comparison():
+    # Twice the same two images more: by chance, though the spread is zero.
+    few = {"data": {"test": 1000}}
+    records = [r for m, top1 in (("kd", 75.2), ("rkd", 75.0)) for r in seeds_of(m, [top1, top1], **few)]
+    assert bold(records) == set()
+    assert "not resolved" in leaderboard(records)
+    surely = [r for m, top1 in (("kd", 77.2), ("rkd", 75.0)) for r in seeds_of(m, [top1, top1], **few)]
+    assert len(bold(surely)) == 1
+    assert re.search(r"\| rkd +\|.*worse", leaderboard(surely))
+
+
 def test_methods_are_compared_with_scratch_and_kd_seed_by_seed():
     records = [
         *seeds_of("scratch", [75.0, 75.4, 75.2]),
