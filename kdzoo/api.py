@@ -30,6 +30,7 @@ from kdzoo.training.choices import check_workers
 from kdzoo.training.evaluation import chunk_of
 from kdzoo.training.execution import compiling
 from kdzoo.training.faults import told
+from kdzoo.training.graphs import check_graphs, chosen_graphs
 from kdzoo.training.plan import Plan
 from kdzoo.training.planning import make_plan
 from kdzoo.training.reporter import Reporter, choose_reporter
@@ -196,8 +197,9 @@ def plan(
 
 @_known_arguments()
 def run(
-    *, threads: int | None = None, workers: int | None = None, progress: bool = False, **options: Any
-) -> Results:
+    *, threads: int | None = None, workers: int | None = None, progress: bool = False,
+    cuda_graphs: str = "auto", **options: Any,
+) -> Results:  # fmt: skip
     """Train every method that has no record yet, and give all results.
 
     Args:
@@ -205,6 +207,7 @@ def run(
         workers: processes that decode streamed pictures, which change no number; None takes one for each
             processor, at most 8.
         progress: whether to show progress.
+        cuda_graphs: "auto", "on" or "off": whether a GPU repeats students' steps by itself (`execute`).
         options: as `plan` takes them.
 
     Returns:
@@ -215,10 +218,11 @@ def run(
         StorageError: something could not be written; the last good state is kept.
     """
     check_workers(workers)
+    check_graphs(cuda_graphs)
     reporter = choose_reporter() if progress else Reporter()
     with shown_by(Terminal() if progress else Display()):
         planned = plan(**options)
-    return execute(planned, threads=threads, workers=workers, reporter=reporter)
+    return execute(planned, threads=threads, workers=workers, reporter=reporter, cuda_graphs=cuda_graphs)
 
 
 def execute(
@@ -228,6 +232,7 @@ def execute(
     workers: int | None = None,
     reporter: Reporter | None = None,
     command: str = "kdzoo.run",
+    cuda_graphs: str = "auto",
 ) -> Results:
     """Carry out a plan.
 
@@ -237,12 +242,19 @@ def execute(
         workers: processes that decode streamed pictures; None takes one for each processor, at most 8.
         reporter: shows progress; None shows nothing.
         command: how the run was started, for records.
+        cuda_graphs: "auto", "on" or "off": whether a GPU repeats students' steps by itself, which changes no
+            number; "auto" does where nothing is compiled.
+
+    Raises:
+        UsageError: `workers`, `threads` or `cuda_graphs` is none of those.
+        StorageError: something could not be written; the last good state is kept.
     """
     reporter = reporter or Reporter()
-    for remark in planned.remarks:
-        reporter.message(remark)
+    graphs, remark = chosen_graphs(cuda_graphs, planned.device, planned.compiled)
+    for line in (*planned.remarks, *([remark] if remark else [])):
+        reporter.message(line)
     with runtime(planned.device, threads), compiling(planned.compiled):
-        session = Session(planned, reporter, command, workers=check_workers(workers))
+        session = Session(planned, reporter, command, workers=check_workers(workers), graphs=graphs)
         try:
             session.run()
         finally:

@@ -320,6 +320,13 @@ def _add_running(group: argparse._ActionsContainer) -> None:
         help="processes that decode streamed pictures (default: one for each processor, at most 8)",
     )
     add(
+        "--cuda-graphs",
+        default="auto",
+        metavar="CHOICE",
+        help="on, off or auto: a GPU repeats steps by itself, which changes no number; auto does where "
+        "nothing is compiled (default: auto)",
+    )
+    add(
         "--dry-run",
         action="store_true",
         help="show what would be trained, reused and skipped, and how long it takes",

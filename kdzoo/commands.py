@@ -29,10 +29,12 @@ def bench(options: argparse.Namespace, given: list[str]) -> int:
     from kdzoo.training.benchmark import parse_cfg_options
     from kdzoo.training.choices import check_workers
     from kdzoo.training.faults import told, traceback_of
+    from kdzoo.training.graphs import check_graphs
     from kdzoo.training.reporter import choose_reporter
     from kdzoo.training.runtime import runtime
 
     check_workers(options.workers)
+    check_graphs(options.cuda_graphs)
     _load_plugins(options)
     with _collector_at_rest(), shown_by(Terminal()):
         planned = plan(
@@ -56,6 +58,7 @@ def bench(options: argparse.Namespace, given: list[str]) -> int:
             results = execute(
                 planned, threads=options.threads, workers=options.workers, reporter=choose_reporter(),
                 command=shlex.join(["python", "-m", "kdzoo.bench", *given[1:]]),
+                cuda_graphs=options.cuda_graphs,
             )  # fmt: skip
         except KeyboardInterrupt:
             print(_kept(planned), file=sys.stderr)

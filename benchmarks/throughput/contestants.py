@@ -20,6 +20,7 @@ from .surroundings import Surroundings
 GROUPS = ("limit", "apart", "kdzoo", "bank", "alone", "torchdistill", "plain")
 AS_IT_COMES = "limit, allocator as it comes"
 BANK = "kdzoo, warm bank"
+NO_GRAPHS = "kdzoo, no CUDA graphs"
 
 
 class Line:
@@ -109,7 +110,8 @@ class Line:
             return
         step = partial(limit.step, methods=methods)
         surroundings, most = Surroundings(raised=False), str(self._counts[-1])
-        self.contestants.append(Contestant(AS_IT_COMES, most, precision, step, surroundings))
+        if self._pair.device.type == "cpu":
+            self.contestants.append(Contestant(AS_IT_COMES, most, precision, step, surroundings))
         teacher = self._pair.teacher().eval()
         shape = self._pair.batch_size, self._pair.data.channels, limit.size, limit.size
         images = torch.randn(shape, device=self._pair.device)
@@ -120,9 +122,13 @@ class Line:
 
         if precision == "float32":
             self.contestants.append(Contestant("teacher as it comes", "teacher", precision, passing))
+        if self._pair.device.type == "cuda":
+            self._add(NO_GRAPHS, most, precision, self._steps(methods, precision, graphs="off"))
 
-    def _steps(self, methods: Sequence[str], precision: str, bank: Path | None = None) -> ours.Steps:
-        cohort = ours.cohort_of(self._pair, methods, precision, bank)
+    def _steps(
+        self, methods: Sequence[str], precision: str, bank: Path | None = None, graphs: str = "auto"
+    ) -> ours.Steps:
+        cohort = ours.cohort_of(self._pair, methods, precision, bank, graphs=graphs)
         return ours.Steps(self._held.enter_context(cohort))
 
     def _add_torchdistill(self, bf16: bool) -> None:

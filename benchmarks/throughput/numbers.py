@@ -150,6 +150,10 @@ def _apart(record: Record) -> dict[str, Any]:
         told["teacher's folding and layout"] = ratio(plain["seconds"], parts["teacher"])
     if half := sample_of(record, "limit", most, "auto"):
         told["precision auto"] = ratio(limit["seconds"], half["seconds"])
+    for precision in ("float32", "auto"):
+        without = sample_of(record, "kdzoo, no CUDA graphs", most, precision)
+        if without and (own := sample_of(record, "kdzoo", most, precision)):
+            told[f"CUDA graphs, {precision}"] = ratio(without["seconds"], own["seconds"])
     return told
 
 

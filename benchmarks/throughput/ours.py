@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kdzoo.training.cohort import Cohort
+from kdzoo.training.graphs import chosen_graphs
 from kdzoo.training.reporter import Reporter
 from kdzoo.training.session import Session
 
@@ -18,7 +19,7 @@ from .pair import Pair
 @contextmanager
 def cohort_of(
     pair: Pair, methods: Sequence[str], precision: str, bank: Path | None = None,
-    reporter: Reporter | None = None,
+    reporter: Reporter | None = None, graphs: str = "auto",
 ) -> Iterator[Cohort]:  # fmt: skip
     """Give the cohort of some methods at its start, artifacts ready.
 
@@ -28,9 +29,11 @@ def cohort_of(
         precision: "float32" or "auto".
         bank: folder of the teacher bank; None for no bank.
         reporter: is told what kdzoo says; None for nobody.
+        graphs: "auto" or "off": whether a GPU repeats steps by itself.
     """
     plan = pair.plan(methods, precision, bank)
-    session = Session(plan, reporter or Reporter(), "python -m benchmarks.throughput")
+    graphed, _ = chosen_graphs(graphs, pair.device, plan.compiled)
+    session = Session(plan, reporter or Reporter(), "python -m benchmarks.throughput", graphs=graphed)
     with session.cohort_of(0) as cohort:
         yield cohort
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from kdzoo.functional.vectors import unit
+from kdzoo.functional.waiting import waiting
 
 # Gaps between eigenvalues below this share of the largest one count as equal in the gradient.
 GAP = 1e-5
@@ -66,7 +67,7 @@ def leading_vectors(matrices: Tensor, k: int) -> Leading:
     largest = gram.detach().diagonal(dim1=1, dim2=2).amax(dim=1)[:, None, None]
     gram = gram / largest.masked_fill(largest == 0, 1.0)
     fixed = gram.detach()
-    eigenvalues, basis = torch.linalg.eigh(fixed.nan_to_num())
+    eigenvalues, basis = waiting(torch.linalg.eigh, fixed.nan_to_num())
     # What is not finite is no error, as in other losses: it is NaN, so that the student counts as diverged.
     lost = ~fixed.isfinite().all(dim=2).all(dim=1, keepdim=True)
     eigenvalues, basis = eigenvalues.flip(-1).masked_fill(lost, torch.nan), basis.flip(-1)

@@ -28,6 +28,7 @@ from kdzoo.training.benchmark import Section
 from kdzoo.training.cohort import Cohort
 from kdzoo.training.evaluation import observe
 from kdzoo.training.execution import laid_out
+from kdzoo.training.graphs import Recorder
 from kdzoo.training.loop import Training, seeded_network, train
 from kdzoo.training.member import Member, Objective
 from kdzoo.training.optimisers import build_optimizer
@@ -208,6 +209,7 @@ class Foundry:
         device: where networks live.
         reporter: shows progress.
         checkpoint_seconds: longest time between two checkpoints inside an epoch.
+        recorder: gives what lets the device repeat steps by itself, or None.
         made: what was made or fetched so far, by key.
     """
 
@@ -216,6 +218,7 @@ class Foundry:
     device: torch.device
     reporter: Reporter
     checkpoint_seconds: float
+    recorder: Callable[[], Recorder | None] = lambda: None
     made: dict[str, Artifact] = field(default_factory=dict)
     _faults: dict[str, KdzooError] = field(default_factory=dict)
 
@@ -313,7 +316,7 @@ class Foundry:
         start = resume([member], {member.name: plan.folder}, self.reporter.message)
         recipe = plan.section.recipe
         with self.images(plan.name, recipe.batch_size) as images:
-            cohort = Cohort([member], images, recipe.epochs)
+            cohort = Cohort([member], images, recipe.epochs, recorder=self.recorder())
             train(cohort, Training(
                 title=f"{plan.name} ({plan.section.network})", recipe=recipe, splits=self.splits,
                 reporter=self.reporter, folders={member.name: plan.folder}, start=start,

@@ -19,6 +19,7 @@ from kdzoo.keys import key
 from kdzoo.outputs import Progress
 from kdzoo.sources.base import Source, check_soft_labels
 from kdzoo.training.ahead import Ahead
+from kdzoo.training.graphs import Recorder, Stills
 from kdzoo.training.member import Member
 from kdzoo.training.networks import SharedTeacher
 from kdzoo.training.sharing import Shared, SharedWriteError
@@ -35,6 +36,7 @@ class Cohort(nn.Module):
         sources: ready sources of soft labels, by the name that members call them.
         seed: of what sources and digests draw.
         classes: K; None leaves what sources give unchecked.
+        recorder: lets the device repeat members' steps; None runs them as they come.
 
     Attributes:
         seconds: time spent on what members share (batches, teacher, soft labels, digests).
@@ -46,6 +48,7 @@ class Cohort(nn.Module):
     def __init__(
         self, members: list[Member], images: Feed, epochs: int, teacher: SharedTeacher | None = None,
         sources: Mapping[str, Source] | None = None, seed: int = 0, classes: int | None = None,
+        recorder: Recorder | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.members = members
@@ -59,6 +62,10 @@ class Cohort(nn.Module):
         self._ahead = Ahead(images, teacher, epochs)
         self._unseen = set() if classes is None else set(self.sources)
         self._classes = classes
+        if recorder is not None:
+            stills = Stills()
+            for member in members:
+                member.repeat_by(stills, recorder)
         self._passes_before = 0 if teacher is None else teacher.passes
 
     @property

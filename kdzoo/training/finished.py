@@ -147,6 +147,8 @@ def _timing(plan: Plan, member: Member, cohort: Cohort) -> dict[str, Any]:
     members, epochs = len(cohort.members), cohort.epochs_run
     measured = plan.device.type == "cpu"
     share = cohort.wall / epochs / members if epochs else None
+    graphed = member.graphed
+    repeated = {} if graphed is None else {"graph_steps": graphed.repeated, "no_graph": graphed.reason}
     return {
         "seconds_per_epoch": member.seconds / len(member.epochs) if measured else share,
         "shared_seconds_per_epoch": cohort.seconds / epochs if epochs else None,
@@ -154,4 +156,5 @@ def _timing(plan: Plan, member: Member, cohort: Cohort) -> dict[str, Any]:
         "members": members,
         "steps": cohort.steps_run,
         "teacher_passes": cohort.teacher_passes,
+        **repeated,
     }

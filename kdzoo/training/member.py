@@ -17,7 +17,9 @@ from kdzoo.distillers.base import Distiller
 from kdzoo.keys import key
 from kdzoo.outputs import Batch, Guide, Progress
 from kdzoo.training.evaluation import classification_metrics
+from kdzoo.training.graphs import GraphedStep, Recorder, Stills, Sums
 from kdzoo.training.networks import run_network
+from kdzoo.training.runtime import seed_generators
 
 Metrics = dict[str, Any]
 
@@ -118,6 +120,7 @@ class Member:
         status: "training", "diverged" or "failed".
         fault: what was raised, if it failed.
         seconds: time spent in its own steps and evaluations, over all starts.
+        graphed: takes its steps where the device repeats them (`repeat_by`).
     """
 
     def __init__(
@@ -137,6 +140,7 @@ class Member:
         self.names: tuple[str, ...] = ()
         self.sums: Tensor | None = None
         self.samples = 0
+        self.graphed: GraphedStep | None = None
         self._seed = seed
 
     @property
@@ -168,22 +172,43 @@ class Member:
         before.
         """
         began = time.perf_counter()
-        torch.manual_seed(key(self._seed, "forward", progress.epoch, progress.step))
-        terms = self.objective.terms(self.network, batch, guide, progress)
-        loss = torch.stack(list(terms.values())).sum()
-        self.optimizer.update_params(loss)
-        self._add({"loss": loss, **terms}, len(batch.labels))
+        seed = key(self._seed, "forward", progress.epoch, progress.step)
+        if self.graphed is not None:
+            names, sums = self.graphed(batch, guide, progress, seed)
+        else:
+            seed_generators(seed, batch.images.device)
+            names, sums = self._gradients(batch, guide, progress)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        self._add(names, sums, len(batch.labels))
         self.seconds += time.perf_counter() - began
 
-    def _add(self, terms: dict[str, Tensor], samples: int) -> None:
-        values = torch.stack([t.detach() for t in terms.values()]).double() * samples
-        if self.sums is None or self.names != tuple(terms):
+    def repeat_by(self, stills: Stills, recorder: Recorder) -> None:
+        """Let the device repeat steps by itself, as far as that changes no number.
+
+        Args:
+            stills: of the cohort.
+            recorder: of the device.
+        """
+        modules = [self.network] if self.distiller is None else [self.network, self.distiller]
+        self.graphed = GraphedStep(self._gradients, self.optimizer, modules, stills, recorder)
+
+    def _gradients(self, batch: Batch, guide: Guide, progress: Progress) -> Sums:
+        """Take a step but for the optimizer's part."""
+        terms = self.objective.terms(self.network, batch, guide, progress)
+        loss = torch.stack(list(terms.values())).sum()
+        self.optimizer.backward(loss)
+        values = torch.stack([t.detach() for t in (loss, *terms.values())])
+        return ("loss", *terms), values.double() * len(batch.labels)
+
+    def _add(self, names: tuple[str, ...], values: Tensor, samples: int) -> None:
+        if self.sums is None or self.names != names:
             if self.samples:
                 raise FormError(
                     f"{type(self.distiller).__name__}.forward must return the same terms in all steps of an "
-                    f"epoch, got {list(terms)[1:]} after {list(self.names)[1:]}. Let an idle one be 0."
+                    f"epoch, got {list(names)[1:]} after {list(self.names)[1:]}. Let an idle one be 0."
                 )
-            self.names, self.sums = tuple(terms), torch.zeros_like(values)
+            self.names, self.sums = names, torch.zeros_like(values)
         self.sums += values
         self.samples += samples
 

@@ -40,7 +40,8 @@ def runtime(device: torch.device, threads: int | None) -> Iterator[None]:
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
     benchmarked, tf32 = torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32
-    matmul = torch.get_float32_matmul_precision()
+    matmul, filling = torch.get_float32_matmul_precision(), torch.utils.deterministic
+    filled = filling.fill_uninitialized_memory  # type: ignore[attr-defined]
     devices = [device] if device.type == "cuda" else []
     keep_memory()
     with contextlib.ExitStack() as attention, torch.random.fork_rng(devices=devices):
@@ -55,6 +56,8 @@ def runtime(device: torch.device, threads: int | None) -> Iterator[None]:
                 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
                 torch.backends.cudnn.benchmark = False
                 torch.use_deterministic_algorithms(True, warn_only=True)
+                # Nothing here reads what was not written; filling it takes a kernel for every tensor.
+                filling.fill_uninitialized_memory = False  # type: ignore[attr-defined]
                 # Attention's other kernels have no deterministic backward where they only warn.
                 attention.enter_context(sdpa_kernel(SDPBackend.MATH))
             yield
@@ -63,6 +66,23 @@ def runtime(device: torch.device, threads: int | None) -> Iterator[None]:
             torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
             torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = benchmarked, tf32
             torch.set_float32_matmul_precision(matmul)
+            filling.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+
+
+def seed_generators(number: int, device: torch.device) -> None:
+    """Seed the default generators that a step draws from, of the CPU and of its device.
+
+    `torch.manual_seed` seeds those of every kind of device; for each kind that is not there it formats the
+    call stack, which takes longer than a small network's layer.
+
+    Args:
+        number: the seed.
+        device: of the step.
+    """
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(number)
 
 
 def keep_memory() -> bool:

@@ -36,6 +36,7 @@ from kdzoo.training.cohort import Cohort
 from kdzoo.training.evaluation import CHUNK
 from kdzoo.training.execution import for_teaching, laid_out
 from kdzoo.training.finished import sheet_of, write_finished
+from kdzoo.training.graphs import CudaRecorder, Recorder
 from kdzoo.training.keeping import Keeping
 from kdzoo.training.loop import CHECKPOINT_SECONDS, Training, seeded_network, train
 from kdzoo.training.member import Distillation, Member
@@ -58,6 +59,7 @@ class Session:
         command: the command line, for records.
         workers: processes that decode streamed pictures.
         checkpoint_seconds: longest time between two checkpoints inside an epoch.
+        graphs: whether the device repeats members' steps by itself.
 
     Attributes:
         failed: members that raised, with what they raised; they have no record and are tried again next time.
@@ -68,6 +70,7 @@ class Session:
     command: str
     workers: int = 0
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+    graphs: bool = False
     failed: dict[str, BaseException] = field(default_factory=dict)
 
     def run(self) -> None:
@@ -155,7 +158,7 @@ class Session:
         }
         self._foundry = Foundry(
             lambda name, size: self._pipeline("train", key(0, "artifact", name), size, repeating=False),
-            self._judged, plan.device, self.reporter, self.checkpoint_seconds,
+            self._judged, plan.device, self.reporter, self.checkpoint_seconds, self._recorder,
         )  # fmt: skip
 
     @contextmanager
@@ -250,7 +253,11 @@ class Session:
         planned = [p for p in planned if (name := source_name(p.method)) is None or name in sources]
         epochs = plan.benchmark.student.recipe.epochs
         left = [members[p.key] for p in planned]
-        return Cohort(left, images, epochs, shared, sources, seed, setting.classes), planned
+        recorder = self._recorder()
+        return Cohort(left, images, epochs, shared, sources, seed, setting.classes, recorder), planned
+
+    def _recorder(self) -> Recorder | None:
+        return CudaRecorder(self.plan.device) if self.graphs else None
 
     def _train_cohort(self, planned: list[PlannedMember], position: Position, images: Feed) -> None:
         plan, seed = self.plan, planned[0].seed

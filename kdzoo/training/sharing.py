@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdzoo.checks import KdzooError
 from kdzoo.outputs import Batch, Guide, SoftLabels
 from kdzoo.sources.base import Source
 from kdzoo.training.member import Member
 from kdzoo.training.networks import SharedTeacher
+from kdzoo.training.parts import parts
+from kdzoo.training.runtime import seed_generators
 
 
 class Shared:
@@ -39,6 +40,7 @@ class Shared:
         self._draws = draws
         self._soft_labels: dict[str, SoftLabels] = {}
         self._versions: dict[int, tuple[str, Tensor, int]] = {}
+        self._known: dict[int, Any] = {}
         self._watch("batch", batch)
 
     def batch_of(self, member: Member) -> Batch:
@@ -58,7 +60,7 @@ class Shared:
             # Watched before the method's digest sees it, which might write into it.
             teacher.ready(self._batch, distiller)
             self._watch_teacher()
-            torch.manual_seed(self._draws)
+            seed_generators(self._draws, self._batch.images.device)
             digest = teacher.digest(self._batch, distiller)
             self._watch_teacher()
         self.guides[member] = Guide(soft_labels, copy.copy(digest))
@@ -70,7 +72,7 @@ class Shared:
                 # Made and watched before the source sees it, who might write into it.
                 self._asked_teacher()(self._batch, fields)
                 self._watch_teacher()
-            torch.manual_seed(self._draws)
+            seed_generators(self._draws, self._batch.images.device)
             batch = self._batch if "indices" in needs else self._batch._replace(indices=None)
             self._soft_labels[source] = self._sources[source](batch)
             self._watch("soft_labels", self._soft_labels[source])
@@ -83,14 +85,17 @@ class Shared:
 
     def _watch_teacher(self) -> None:
         for thing in self._asked_teacher().made():
-            self._watch("teacher", thing)
+            # Held, so that no other thing gets its place in memory.
+            if id(thing) not in self._known:
+                self._known[id(thing)] = thing
+                self._watch("teacher", thing)
 
     def _watch(self, name: str, thing: Any) -> None:
         """Remember the version counters of tensors that are new; in-place operations raise them, without a
         device sync. What goes around torch's own operations (`x.data`, numpy) is not seen."""
-        for label, tensor in _tensors(thing, name):
+        for label, tensor in parts(thing, name):
             # Tensors made under inference_mode refuse in-place operations outside of it by themselves.
-            if not tensor.is_inference():
+            if isinstance(tensor, Tensor) and not tensor.is_inference():
                 self._versions.setdefault(id(tensor), (label, tensor, tensor._version))
 
     def written(self) -> list[str]:
@@ -111,22 +116,3 @@ class SharedWriteError(KdzooError):
             f"method {method!r} wrote into {', '.join(written)}, which all methods of the cohort share. "
             "Work on a copy: use x + y in place of x += y, or x.clone() first."
         )
-
-
-def _tensors(thing: Any, name: str, seen: frozenset[int] = frozenset()) -> Iterator[tuple[str, Tensor]]:
-    """Find the tensors in a thing; attributes too, as soft labels are whatever a source made them."""
-    if isinstance(thing, Tensor):
-        yield name, thing
-        return
-    if isinstance(thing, tuple) and hasattr(thing, "_asdict"):
-        parts = thing._asdict()
-    elif isinstance(thing, (tuple, list)):
-        parts = dict(enumerate(thing))
-    elif isinstance(thing, dict):
-        parts = thing
-    else:
-        parts = {key.lstrip("_"): value for key, value in getattr(thing, "__dict__", {}).items()}
-    if id(thing) in seen or isinstance(thing, nn.Module):
-        return
-    for key, value in parts.items():
-        yield from _tensors(value, f"{name}.{key}", seen | {id(thing)})

@@ -15,11 +15,16 @@ from kdzoo import cli
 from kdzoo.data import load_dataset
 from kdzoo.data.stream import feed_of
 from kdzoo.data.views import Views
+from kdzoo.distillers import Distiller
+from kdzoo.outputs import Batch, Guide, ModelOutput, Progress
+from kdzoo.registry import DISTILLERS
 from kdzoo.students import load_student
 from kdzoo.training.cohort import Cohort
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
 
+# Ten steps in an epoch, the last of them a short batch.
+LONGER = 'data = dict(type="tiny", count=150)\n'
 METHODS = "scratch,kd,dkd,at,fitnet,pkt,rkd,kdsvd,reffakd,dkd+reffakd,noisy"
 
 
@@ -60,6 +65,47 @@ def test_a_run_that_was_interrupted_ends_with_the_same_numbers(bench: Bench) -> 
             bench.run("kd,fitnet,noisy", device="cuda")
     bench.run("kd,fitnet,noisy", device="cuda")
     assert numbers(bench, "work") == numbers(bench, "whole")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("schedule", ["", 'recipe["optimizer"] = dict(type="AdamW", lr=1e-3)\n'])
+def test_graphs_change_no_number(
+    bench: Bench, tmp_path: Path, precision: str, schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohorts: list[Cohort] = []
+    close = Cohort.close
+    monkeypatch.setattr(Cohort, "close", lambda self: (cohorts.append(self), close(self)))
+    bench = Bench(tmp_path, LONGER + schedule)
+    for work, graphs in (("plain", "off"), ("graphed", "auto")):
+        results = bench.run(
+            METHODS, work=work, device="cuda", epochs=3, cuda_graphs=graphs, precision=precision
+        )
+        assert not results.failed
+    plain, graphed = numbers(bench, "plain"), numbers(bench, "graphed")
+    assert [name for name in plain if plain[name] != graphed[name]] == []
+    told = {m.name: (m.graphed.repeated, m.graphed.reason) for m in cohorts[-1].members if m.graphed}
+    # Of nine full steps in each of three epochs two are taken to look.
+    assert told == dict.fromkeys(METHODS.split(","), (3 * 9 - 2, None))
+
+
+class Drawing(Distiller):
+    """Draws on the CPU, which no graph repeats."""
+
+    def forward(
+        self, student: ModelOutput, guide: Guide, batch: Batch, progress: Progress
+    ) -> dict[str, torch.Tensor]:
+        return {"drawn": student.logits.square().mean() * float(torch.rand(()))}
+
+
+def test_what_the_cpu_draws_is_drawn_anew(bench: Bench, tmp_path: Path) -> None:
+    bench = Bench(tmp_path, LONGER)
+    DISTILLERS.register("drawing")(Drawing)
+    try:
+        for work, graphs in (("plain", "off"), ("graphed", "auto")):
+            bench.run("drawing", work=work, device="cuda", cuda_graphs=graphs)
+    finally:
+        DISTILLERS._module_dict.pop("drawing")
+    assert numbers(bench, "plain") == numbers(bench, "graphed")
 
 
 def test_numbers_lie_near_those_of_a_cpu(bench: Bench) -> None:

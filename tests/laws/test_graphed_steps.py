@@ -1,0 +1,179 @@
+"""Laws 1, 3 and 5 where the device repeats steps: every number is the one of steps that run as they come.
+
+On a CPU a tape stands for CUDA's graphs: it keeps operations and memory, and nothing of Python.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from tape import TapeRecorder
+from tinyzoo import Bench
+from torch import Tensor
+
+from kdzoo.distillers import Distiller
+from kdzoo.outputs import Batch, Guide, ModelOutput, Progress
+from kdzoo.registry import DISTILLERS
+from kdzoo.training import session
+from kdzoo.training.cohort import Cohort
+from kdzoo.training.loop import CohortHook
+
+METHODS = "scratch,kd,dkd,at,fitnet,pkt,rkd,kdsvd,reffakd,dkd+reffakd,noisy,diverging:epoch=1"
+# Ten steps in an epoch, the last of them a short batch.
+LONGER = 'data = dict(type="tiny", count=150)\n'
+
+
+class Odd(Distiller):
+    """Decides in Python what no graph can know."""
+
+    needs = frozenset({"embedding"})
+    acts: ClassVar[dict[str, str]] = {
+        "step": "it reads the step's number",
+        "unpack": "it reads the step's number",
+        "counter": "it changes Odd.count in Python",
+        "item": "it waits for the device",
+        "bind": "it changes Odd._buffers in Python",
+    }
+
+    def __init__(self, *, act: str = "none") -> None:
+        super().__init__()
+        self.act, self.count = act, 0
+        self.register_buffer("kept", torch.ones(()))
+
+    def forward(
+        self, student: ModelOutput, guide: Guide, batch: Batch, progress: Progress
+    ) -> dict[str, Tensor]:
+        factor: Any = 1.0
+        if self.act == "step":
+            factor = 1.0 + progress.step
+        elif self.act == "unpack":
+            factor = 1.0 + sum(progress)
+        elif self.act == "counter":
+            self.count += 1
+            factor = self.count
+        elif self.act == "item":
+            factor = student.embedding.detach().mean().item()
+        elif self.act == "bind":
+            self.kept = self.kept * 0.9
+            factor = self.kept
+        elif self.act == "late" and progress.epoch > 1:
+            factor = 1.0 + progress.step
+        elif self.act == "writer" and progress.epoch > 1:
+            guide.teacher["embedding"].mul_(0.5)
+        return {"odd": factor * (student.embedding - guide.teacher["embedding"].mean()).square().mean()}
+
+
+@pytest.fixture
+def bench(zoo: None, tmp_path: Path) -> Any:
+    DISTILLERS.register("odd")(Odd)
+    yield Bench(tmp_path, LONGER)
+    DISTILLERS._module_dict.pop("odd")
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Cohort]:
+    """Repeat steps by a tape; gives the cohorts of students."""
+    cohorts: list[Cohort] = []
+    real = session.Session._cohort
+
+    def cohort(self: Any, *given: Any) -> Any:
+        made = real(self, *given)
+        cohorts.append(made[0])
+        return made
+
+    def recorder(self: Any) -> TapeRecorder:
+        return TapeRecorder()
+
+    monkeypatch.setattr(session.Session, "_cohort", cohort)
+    monkeypatch.setattr(session.Session, "_recorder", recorder)
+    return cohorts
+
+
+def told(cohorts: list[Cohort]) -> dict[str, tuple[int, str | None]]:
+    members = [m for cohort in cohorts for m in cohort.members]
+    return {m.name: (m.graphed.repeated, m.graphed.reason) for m in members if m.graphed is not None}
+
+
+def test_every_number_is_that_of_steps_that_run_as_they_come(bench: Bench, request: Any) -> None:
+    assert not bench.run(METHODS, epochs=4).failed
+    cohorts = request.getfixturevalue("graphs")
+    assert not bench.run(METHODS, work="graphed", epochs=4).failed
+    whole, graphed = bench.contents(), bench.contents("graphed")
+    assert [member for member in whole if whole[member] != graphed[member]] == []
+    assert len(whole) == len(METHODS.split(","))
+    steps = told(cohorts)
+    # Of ten steps in each of four epochs two are taken to look, and the short ones run as they come.
+    assert steps["kd"] == steps["dkd"] == steps["noisy"] == steps["fitnet"] == (4 * 9 - 2, None)
+    assert steps["diverging:epoch=1"] == (9 - 2 + 9, None)
+
+
+def test_members_are_the_same_alone_and_resumed(
+    bench: Bench, graphs: list[Cohort], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.run("kd,dkd,noisy", epochs=3)
+    whole = bench.contents()
+    bench.run("noisy", work="alone", epochs=3)
+    assert bench.contents("alone")["noisy", 0] == whole["noisy", 0]
+
+    after = CohortHook.after_train_iter
+
+    def interrupted(self: CohortHook, runner: Any, batch_idx: int, *rest: Any, **more: Any) -> None:
+        after(self, runner, batch_idx, *rest, **more)
+        if self._cohort.teacher is not None and runner.epoch == 1 and batch_idx == 5:
+            self._save(session.Position(1, 6))
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CohortHook, "after_train_iter", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bench.run("kd,dkd,noisy", work="resumed", epochs=3)
+    bench.run("kd,dkd,noisy", work="resumed", epochs=3)
+    assert bench.contents("resumed") == whole
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        'recipe["optimizer"] = dict(type="AdamW", lr=1e-3)\n',
+        'recipe["param_scheduler"] = [dict(type="OneCycleLR", eta_max=0.05, total_steps=4, '
+        "convert_to_iter_based=True)]\n",
+    ],
+    ids=["optimizer that counts", "rate of every step"],
+)
+def test_the_optimizer_stays_outside_where_it_must(
+    bench: Bench, request: Any, tmp_path: Path, changes: str
+) -> None:
+    bench = Bench(tmp_path, LONGER + changes)
+    bench.run("kd,dkd", epochs=4)
+    cohorts = request.getfixturevalue("graphs")
+    before = TapeRecorder.recorded
+    bench.run("kd,dkd", work="graphed", epochs=4)
+    assert bench.contents("graphed") == bench.contents()
+    assert told(cohorts)["kd"] == (4 * 9 - 2, None)
+    # Not one for every step.
+    assert TapeRecorder.recorded - before < 30
+
+
+@pytest.mark.parametrize("act", [*Odd.acts, "late", "writer"])
+def test_what_python_decides_runs_as_it_comes(bench: Bench, request: Any, act: str) -> None:
+    method = f"odd:act={act}"
+    first = bench.run(f"scratch,{method}", epochs=4)
+    cohorts = request.getfixturevalue("graphs")
+    second = bench.run(f"scratch,{method}", work="graphed", epochs=4)
+    assert bench.contents("graphed") == bench.contents()
+    # Who writes into what all share is found as ever.
+    assert (
+        first.failed.keys() == second.failed.keys() == ({f"{method}, seed 0"} if act == "writer" else set())
+    )
+    repeated, reason = told(cohorts)[method]
+    if act in Odd.acts:
+        assert (repeated, reason) == (0, Odd.acts[act])
+    else:
+        assert repeated > 9
+        assert (
+            reason == {"late": "it reads the step's number", "writer": "it writes into what it is given"}[act]
+        )
+    assert told(cohorts)["scratch"] == (4 * 9 - 2, None)
