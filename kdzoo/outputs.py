@@ -176,10 +176,10 @@ class SoftLabels(Protocol):
 
 class _Scores:
     def __init__(self, logits: Tensor) -> None:
-        self._logits = logits
+        self.logits = logits
 
     def log_probs(self, temperature: float) -> Tensor:
-        return torch.log_softmax(self._logits / temperature, dim=-1)
+        return torch.log_softmax(self.logits / temperature, dim=-1)
 
 
 class _Probabilities:
@@ -207,6 +207,21 @@ def scores(logits: Tensor) -> SoftLabels:
         logits: [N, K].
     """
     return _Scores(logits)
+
+
+def rescored(soft_labels: SoftLabels, change: Callable[[Tensor], Tensor]) -> SoftLabels:
+    """Make soft labels of other scores.
+
+    Args:
+        soft_labels: made by `scores`.
+        change: from scores [N, K] to scores [N, K].
+
+    Raises:
+        UsageError: they are no scores.
+    """
+    if not isinstance(soft_labels, _Scores):
+        raise usage("kdzoo", "soft labels", "scores, such as a teacher's", "probabilities")
+    return _Scores(change(soft_labels.logits))
 
 
 def probabilities(values: Tensor) -> SoftLabels:

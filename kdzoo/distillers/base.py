@@ -59,6 +59,8 @@ class Distiller(nn.Module):
         digest_scope: "sample" if a digest's row depends on its own sample alone (so it can be kept), else
             "batch".
         options: the resolved options of this instance, in declared order.
+        needs_scores: whether its soft labels must be scores, such as a teacher's; probabilities are refused
+            before training.
         pairs: the stages that learn from each other, where the method pairs stages; they stand in records.
     """
 
@@ -69,6 +71,7 @@ class Distiller(nn.Module):
     digest_options: ClassVar[tuple[str, ...]] = ()
     digest_scope: ClassVar[str] = "sample"
     options: Mapping[str, Any] = {}
+    needs_scores: bool = False
     pairs: tuple[StagePair, ...] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from kdzoo.checks import Natural, NonNegative, Positive
 from kdzoo.distillers.base import Distiller
 from kdzoo.functional.divergences import finite
+from kdzoo.functional.standardization import comparable
 from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, SoftLabels
 from kdzoo.registry import DISTILLERS
 
@@ -72,6 +73,8 @@ class DKD(Distiller):
         warmup: epochs over which the term's weight rises as min((epoch + 1) / warmup, 1); 0 is none.
             Default: the authors' code, 20 of 240; benchmarks of other lengths than 200 and 240 epochs take a
             tenth of theirs.
+        standardize: bring both networks' logits to mean 0 and deviation 1 first (Sun et al. 2024), for which
+            soft labels must be scores. Default: the paper's formula, without.
     """
 
     needs = frozenset({"soft_labels"})
@@ -87,12 +90,14 @@ class DKD(Distiller):
         alpha: NonNegative = 1.0,
         beta: NonNegative = 8.0,
         warmup: Natural = 20,
+        standardize: bool = False,
     ) -> None:
         super().__init__()
         self.temperature = temperature
         self.alpha = alpha
         self.beta = beta
         self.warmup = warmup
+        self.needs_scores = standardize
 
     @classmethod
     def scaled_options(cls, epochs: int) -> dict[str, Any]:
@@ -104,8 +109,9 @@ class DKD(Distiller):
     ) -> dict[str, Tensor]:
         """Give the decoupled term."""
         weight = min((progress.epoch + 1) / self.warmup, 1.0) if self.warmup else 1.0
+        logits, soft_labels = comparable(student.logits, guide.soft_labels, self.needs_scores)
         loss = dkd_loss(
-            student.logits, guide.soft_labels, batch.labels,
+            logits, soft_labels, batch.labels,
             alpha=self.alpha, beta=self.beta, temperature=self.temperature,
         )  # fmt: skip
         return {"dkd": weight * loss.mean()}

@@ -13,6 +13,7 @@ from torch import Tensor
 from kdzoo.checks import Fraction, Positive
 from kdzoo.distillers.base import Distiller
 from kdzoo.functional.divergences import kl_divergence
+from kdzoo.functional.standardization import comparable
 from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, SoftLabels
 from kdzoo.registry import DISTILLERS
 
@@ -68,6 +69,8 @@ class KD(Distiller):
         reduction: elementmean divides the divergence by the number of classes. Default: the papers' formula.
         divergence: cross_entropy, as in ReffAKD's notebook for CIFAR-100, has the same gradient and adds T^2
             times the soft labels' entropy. Default: the papers' formula.
+        standardize: bring both networks' logits to mean 0 and deviation 1 first (Sun et al. 2024), for which
+            soft labels must be scores. Default: Hinton's formula, without.
     """
 
     needs = frozenset({"soft_labels"})
@@ -83,12 +86,14 @@ class KD(Distiller):
         alpha: Fraction = 0.9,
         reduction: Reduction = "batchmean",
         divergence: Divergence = "kl",
+        standardize: bool = False,
     ) -> None:
         super().__init__()
         self.temperature = temperature
         self.alpha = alpha
         self.reduction: Reduction = reduction
         self.divergence: Divergence = divergence
+        self.needs_scores = standardize
 
     def label_weight(self, progress: Progress) -> float:
         """Leave 1 - alpha to the labels."""
@@ -98,8 +103,9 @@ class KD(Distiller):
         self, student: ModelOutput, guide: Guide, batch: Batch, progress: Progress
     ) -> dict[str, Tensor]:
         """Give the soft term."""
+        logits, soft_labels = comparable(student.logits, guide.soft_labels, self.needs_scores)
         loss = kd_loss(
-            student.logits, guide.soft_labels, temperature=self.temperature, reduction=self.reduction,
+            logits, soft_labels, temperature=self.temperature, reduction=self.reduction,
             divergence=self.divergence,
         )  # fmt: skip
         return {"kd": self.alpha * loss.mean()}

@@ -22,7 +22,7 @@ def waiting(function: Callable[[Tensor], Outputs], argument: Tensor) -> Outputs:
 
     Args:
         function: of a tensor alone; shapes of what it gives depend on shapes alone, and zeros are no fault.
-        argument: any tensor without gradient.
+        argument: [...], of any shape, without gradient.
     """
     caller = _CALLER.get()
     return function(argument) if caller is None else caller(function, argument)  # type: ignore[return-value]

@@ -105,6 +105,8 @@ class Source:
             uses if it has any; "" for none.
         version: raised whenever the numbers change, because it is part of every record's key.
         paper: where it comes from.
+        gives_scores: whether its soft labels are scores (`kdzoo.scores`), which a temperature divides:
+            methods that standardise logits take no others.
         shorthand: the distiller meant where the source's name stands alone as a method; "" if it may not.
         options: the resolved options of this instance, in declared order.
     """
@@ -117,6 +119,7 @@ class Source:
     follows: ClassVar[str] = ""
     version: ClassVar[int] = 1
     paper: ClassVar[str] = ""
+    gives_scores: ClassVar[bool] = False
     shorthand: ClassVar[str] = ""
     options: Mapping[str, Any] = {}
 

@@ -13,6 +13,7 @@ class Teacher(Source):
 
     needs = frozenset({"teacher"})
     teacher_fields = frozenset({"logits"})
+    gives_scores = True
     paper = "Hinton, Vinyals and Dean 2015, Distilling the Knowledge in a Neural Network, https://arxiv.org/abs/1503.02531"
 
     def fit(self, workshop: Workshop) -> None:

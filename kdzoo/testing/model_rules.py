@@ -40,7 +40,7 @@ class ModelSubject:
     channels: int
     size: int
 
-    def build(self, start: int = 0, **options: Any) -> nn.Module:
+    def build(self, start: int = 0, /, **options: Any) -> nn.Module:
         """Build the network with initial weights that follow `start`.
 
         Raises:
@@ -49,7 +49,7 @@ class ModelSubject:
         with nullcontext() if options else built():
             return self.build_here(start, **options)
 
-    def build_here(self, start: int = 0, **options: Any) -> nn.Module:
+    def build_here(self, start: int = 0, /, **options: Any) -> nn.Module:
         """Build the network on a device that only a rule asks for."""
         seed(start)
         return self.make(self.classes, self.channels, self.size, **{**self.options, **options})

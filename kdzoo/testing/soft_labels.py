@@ -175,6 +175,8 @@ def every_logit_method_takes_it(subject: SourceSubject) -> None:
             for options in ({}, *(_one_by_one(name) if workshop.num_classes == SIZES[0][0] else ())):
                 who = ":".join([name, *(f"{n}={v}" for n, v in options.items())])
                 distiller = build_distiller(name, workshop.setting, options)
+                if distiller.needs_scores and not source.gives_scores:
+                    continue
                 for scale in (1.0, 1e4):
                     where = f"{size}, logits of about {scale:g}"
                     with told(f"in {who}, {where}"):

@@ -47,14 +47,21 @@ class Subject:
         """Give a copy of the ordinary case."""
         return self.cases[0].fresh()
 
-    def build(self, case: Case, start: int = 0, **options: Any) -> Distiller:
+    def build(self, case: Case, start: int = 0, /, **options: Any) -> Distiller:
         """Build the distiller for a case, in training mode as a member trains it.
+
+        An option may have any name, "start" too.
 
         Raises:
             Unusable: it cannot be built for the ordinary case.
+            UsageError: it refuses the case.
         """
         if options or case.name != self.cases[0].name:
-            return self.build_for(case.setting, start, **options)
+            distiller = self.build_for(case.setting, start, **options)
+            if distiller.needs_scores and case.probabilities is not None:
+                # As a run refuses the method with a source that gives some.
+                raise UsageError(f"{self.cls.__name__}: it takes no soft labels that are probabilities.")
+            return distiller
         with built():
             try:
                 return self.build_for(case.setting, start)
@@ -64,7 +71,7 @@ class Subject:
                     f"{sorted(self.cls.needs)}, and None for all others."
                 ) from error
 
-    def build_for(self, setting: Setting, start: int = 0, **options: Any) -> Distiller:
+    def build_for(self, setting: Setting, start: int = 0, /, **options: Any) -> Distiller:
         """Build the distiller for a setting, as if its initial weights were keyed by `start`."""
         with torch.random.fork_rng(devices=[]):
             seed(start)

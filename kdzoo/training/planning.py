@@ -394,7 +394,12 @@ def _check_pairs(plan: Plan) -> dict[str, Source]:
                     )
         for method in plan.methods:
             with problems:
-                build_distiller(method.distiller, setting, method.options)
+                built = build_distiller(method.distiller, setting, method.options)
+                if built.needs_scores and method.source and not SOURCES.find(method.source).gives_scores:
+                    raise UsageError(
+                        f"method {method.name!r}: it compares scores, and source {method.source!r} gives "
+                        "probabilities. Leave standardize out, or take the teacher's scores."
+                    )
             shared = source_name(method)
             if method.source is None or shared is None or shared in sources:
                 continue

@@ -21,7 +21,13 @@ def test_cross_entropy_keeps_its_whole_weight():
 
 
 def test_the_defaults_are_the_papers():
-    assert DKD().options == {"temperature": 4.0, "alpha": 1.0, "beta": 8.0, "warmup": 20}
+    assert DKD().options == {
+        "temperature": 4.0,
+        "alpha": 1.0,
+        "beta": 8.0,
+        "warmup": 20,
+        "standardize": False,
+    }
     assert DKD.needs == {"soft_labels"}
     assert not DKD.needs_teacher()
 

@@ -27,7 +27,8 @@ def test_the_labels_get_what_alpha_leaves():
 def test_the_defaults_are_those_of_table_7():
     # In this order they stand in a method's name.
     assert list(KD().options.items()) == [
-        ("temperature", 4.0), ("alpha", 0.9), ("reduction", "batchmean"), ("divergence", "kl")
+        ("temperature", 4.0), ("alpha", 0.9), ("reduction", "batchmean"), ("divergence", "kl"),
+        ("standardize", False),
     ]  # fmt: skip
     assert KD.needs == {"soft_labels"}
     assert not KD.needs_teacher()

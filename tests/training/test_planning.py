@@ -336,3 +336,17 @@ def test_a_changed_plug_in_is_another_member(keys, monkeypatch):
     after = keys("scratch,kd")
     assert after["kd"] != before["kd"]
     assert after["scratch"] == before["scratch"]
+
+
+def test_standardised_scores_are_asked_of_a_source_of_scores(plan):
+    plan("kd:standardize=true,dkd:standardize=true+teacher,ctkd:standardize=true")
+    with pytest.raises(UsageError) as refused:
+        plan("scratch,kd:standardize=true+reffakd,dkd:standardize=true+uniform")
+    assert str(refused.value).splitlines() == [
+        f"method '{method}': it compares scores, and source {source!r} gives probabilities. Leave "
+        "standardize out, or take the teacher's scores."
+        for method, source in (
+            ("kd:standardize=true+reffakd", "reffakd"),
+            ("dkd:standardize=true+uniform", "uniform"),
+        )
+    ]
