@@ -15,6 +15,7 @@ from kdzoo.checks import Natural, NonNegative, Positive
 from kdzoo.distillers.base import Distiller
 from kdzoo.functional.divergences import finite
 from kdzoo.functional.standardization import comparable
+from kdzoo.functional.target import shares_of_others, total_of_others
 from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, SoftLabels
 from kdzoo.registry import DISTILLERS
 
@@ -47,19 +48,12 @@ def dkd_loss(
     """
     target, student = labels[:, None], torch.log_softmax(student_logits / temperature, dim=-1)
     teacher = soft_labels.log_probs(temperature)
-    ours, theirs = _total_of_others(student, target), finite(_total_of_others(teacher, target))
-    # p-hat; where the target has all of the teacher's probability, no distribution is left and all are 0.
-    among_others = (teacher.scatter(1, target, -torch.inf) - theirs).exp()
+    ours, theirs = total_of_others(student, target), finite(total_of_others(teacher, target))
+    among_others = shares_of_others(teacher, target, theirs)
     nckd = (among_others * ((finite(teacher) - theirs) - (student - ours))).sum(dim=-1)
     of_target, of_student = finite(teacher.gather(1, target)), student.gather(1, target)
     tckd = of_target.exp() * (of_target - of_student) + theirs.exp() * (theirs - ours)
     return temperature**2 * (alpha * tckd.squeeze(-1) + beta * nckd)
-
-
-def _total_of_others(log_probs: Tensor, target: Tensor) -> Tensor:
-    """Give the logarithm [N, 1] of what all classes but the target hold together (the second of the paper's
-    b)."""
-    return log_probs.scatter(1, target, -torch.inf).logsumexp(dim=-1, keepdim=True)
 
 
 @DISTILLERS.register("dkd")
