@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from kdzoo.functional.products import column_products
 from kdzoo.functional.vectors import unit
 from kdzoo.functional.waiting import waiting
 
@@ -25,21 +26,6 @@ class Leading(NamedTuple):
 
     vectors: Tensor
     values: Tensor
-
-
-class _Gram(torch.autograd.Function):
-    """The products of a matrix's columns; the gradient is one product where that of `m.mT @ m` is two."""
-
-    @staticmethod
-    def forward(ctx: Any, matrices: Tensor) -> Tensor:
-        ctx.save_for_backward(matrices)
-        return matrices.mT @ matrices
-
-    @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> Tensor:
-        (matrices,) = ctx.saved_tensors
-        found: Tensor = matrices @ (slope + slope.mT)
-        return found
 
 
 def leading_vectors(matrices: Tensor, k: int) -> Leading:
@@ -62,7 +48,7 @@ def leading_vectors(matrices: Tensor, k: int) -> Leading:
     width = columns.shape[2]
     # Kernels round by where a matrix begins in memory. Filled up with zeros, which are directions of value 0,
     # odd widths begin at even places, and a sample's bits do not depend on the samples before it.
-    gram: Tensor = _Gram.apply(pad(columns, (0, -width % 8)) if width % 4 else columns)
+    gram = column_products(pad(columns, (0, -width % 8)) if width % 4 else columns)
     # The vectors are the same at every scale; at this one no square leaves the range of float32.
     largest = gram.detach().diagonal(dim1=1, dim2=2).amax(dim=1)[:, None, None]
     gram = gram / largest.masked_fill(largest == 0, 1.0)

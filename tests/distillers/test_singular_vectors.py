@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdzoo.distillers import build_distiller
 from kdzoo.distillers.kdsvd import kdsvd_loss, signed
-from kdzoo.functional.singular_vectors import _Gram, leading_vectors
+from kdzoo.functional.singular_vectors import leading_vectors
 
 # Rows C*H and vectors of length W: more rows than columns in the first, fewer in the second.
 TALL_AND_WIDE = ((3, 5, 6), (2, 2, 7))
@@ -202,11 +202,3 @@ def test_vectors_that_are_not_there_are_zero(stages):
     loss, gradients = loss_and_gradients(*stages, k=6)
     assert loss > 0
     assert all(g.isfinite().all() for g in gradients)
-
-
-def test_the_gram_matrix_has_the_gradient_of_its_formula_twice():
-    leaf = torch.randn(
-        2, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64
-    ).requires_grad_()
-    assert torch.autograd.gradcheck(_Gram.apply, leaf)
-    assert torch.autograd.gradgradcheck(_Gram.apply, leaf)
