@@ -13,6 +13,7 @@ from torch import Tensor
 from kdzoo.checks import NonNegative, Positive
 from kdzoo.distillers.base import Distiller
 from kdzoo.functional.divergences import finite
+from kdzoo.functional.standardization import comparable
 from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, SoftLabels
 from kdzoo.registry import DISTILLERS
 
@@ -107,6 +108,8 @@ class DIST(Distiller):
         temperature: T. Default: the authors' settings for CIFAR-100; those for ImageNet have 1.
         beta: weight of the relations between classes. Default: the authors' settings for both.
         gamma: weight of the relations inside a class. Default: the authors' settings for both.
+        standardize: bring both networks' logits to mean 0 and deviation 1 first (Sun et al. 2024), for which
+            soft labels must be scores. Default: the paper's formula, without.
     """
 
     needs = frozenset({"soft_labels"})
@@ -117,17 +120,24 @@ class DIST(Distiller):
     year = 2022
 
     def __init__(
-        self, *, temperature: Positive = 4.0, beta: NonNegative = 2.0, gamma: NonNegative = 2.0
+        self,
+        *,
+        temperature: Positive = 4.0,
+        beta: NonNegative = 2.0,
+        gamma: NonNegative = 2.0,
+        standardize: bool = False,
     ) -> None:
         super().__init__()
         self.temperature = temperature
         self.beta = beta
         self.gamma = gamma
+        self.needs_scores = standardize
 
     def forward(
         self, student: ModelOutput, guide: Guide, batch: Batch, progress: Progress
     ) -> dict[str, Tensor]:
         """Give both relations' terms."""
-        both = _log_probs(student.logits, guide.soft_labels, self.temperature)
+        logits, soft_labels = comparable(student.logits, guide.soft_labels, self.needs_scores)
+        both = _log_probs(logits, soft_labels, self.temperature)
         inter, intra = (_distance(*both, self.temperature, dim).mean() for dim in (1, 0))
         return {"inter": self.beta * inter, "intra": self.gamma * intra}

@@ -16,6 +16,7 @@ from torch import Tensor
 from kdzoo.checks import Fraction, NonNegative, Positive
 from kdzoo.distillers.base import Distiller
 from kdzoo.functional.divergences import kl_divergence
+from kdzoo.functional.standardization import comparable
 from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, SoftLabels
 from kdzoo.registry import DISTILLERS
 
@@ -114,8 +115,10 @@ class MLKD(Distiller):
         more_temperatures: whether 2, 3, 5 and 6 are taken as well. Default: the authors' code.
         alpha: weight of the three parts. Default: the authors' code for CIFAR-100; its settings for ImageNet
             have 0.5.
-        batch_weight: factor of the batch part. Default: the paper's.
-        class_weight: factor of the class part. Default: the paper's.
+        batch_weight: factor of the batch part. Default: the authors' code, which adds the parts up.
+        class_weight: factor of the class part. Default: the authors' code.
+        standardize: bring both networks' logits to mean 0 and deviation 1 first (Sun et al. 2024), for which
+            soft labels must be scores. Default: the paper's formula, without.
     """
 
     needs = frozenset({"soft_labels"})
@@ -133,12 +136,14 @@ class MLKD(Distiller):
         alpha: Fraction = 0.9,
         batch_weight: NonNegative = 1.0,
         class_weight: NonNegative = 1.0,
+        standardize: bool = False,
     ) -> None:
         super().__init__()
         self.temperatures = (temperature, *(MORE_TEMPERATURES if more_temperatures else ()))
         self.alpha = alpha
         self.batch_weight = batch_weight
         self.class_weight = class_weight
+        self.needs_scores = standardize
 
     def label_weight(self, progress: Progress) -> float:
         """Leave 1 - alpha to the labels."""
@@ -148,7 +153,8 @@ class MLKD(Distiller):
         self, student: ModelOutput, guide: Guide, batch: Batch, progress: Progress
     ) -> dict[str, Tensor]:
         """Give the three parts, each summed over the temperatures."""
-        parts = [_parts(student.logits, guide.soft_labels, temperature) for temperature in self.temperatures]
+        logits, soft_labels = comparable(student.logits, guide.soft_labels, self.needs_scores)
+        parts = [_parts(logits, soft_labels, temperature) for temperature in self.temperatures]
         instance, of_batch, of_class = (torch.stack(part).sum() for part in zip(*parts, strict=True))
         return {
             "instance": self.alpha * instance,

@@ -13,6 +13,7 @@ from torch import Tensor
 from kdzoo.checks import NonNegative, Positive
 from kdzoo.distillers.base import Distiller
 from kdzoo.functional.divergences import cross_entropy, finite
+from kdzoo.functional.standardization import comparable
 from kdzoo.functional.target import shares_of_others, total_of_others
 from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, SoftLabels
 from kdzoo.registry import DISTILLERS
@@ -57,6 +58,8 @@ class NKD(Distiller):
             it has 1.
         gamma: weight of the non-target part. Default: the authors' code for CIFAR-100; for ImageNet it has
             1.5.
+        standardize: bring both networks' logits to mean 0 and deviation 1 first (Sun et al. 2024), for which
+            soft labels must be scores. Default: the paper's formula, without.
     """
 
     needs = frozenset({"soft_labels"})
@@ -67,16 +70,18 @@ class NKD(Distiller):
     )
     year = 2023
 
-    def __init__(self, *, temperature: Positive = 3.0, gamma: NonNegative = 3.5) -> None:
+    def __init__(
+        self, *, temperature: Positive = 3.0, gamma: NonNegative = 3.5, standardize: bool = False
+    ) -> None:
         super().__init__()
         self.temperature = temperature
         self.gamma = gamma
+        self.needs_scores = standardize
 
     def forward(
         self, student: ModelOutput, guide: Guide, batch: Batch, progress: Progress
     ) -> dict[str, Tensor]:
         """Give both parts as one term."""
-        loss = nkd_loss(
-            student.logits, guide.soft_labels, batch.labels, gamma=self.gamma, temperature=self.temperature
-        )
+        logits, soft_labels = comparable(student.logits, guide.soft_labels, self.needs_scores)
+        loss = nkd_loss(logits, soft_labels, batch.labels, gamma=self.gamma, temperature=self.temperature)
         return {"nkd": loss.mean()}

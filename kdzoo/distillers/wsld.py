@@ -12,6 +12,7 @@ from torch import Tensor
 from kdzoo.checks import NonNegative, Positive
 from kdzoo.distillers.base import Distiller
 from kdzoo.functional.divergences import cross_entropy
+from kdzoo.functional.standardization import comparable
 from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, SoftLabels
 from kdzoo.registry import DISTILLERS
 
@@ -72,6 +73,8 @@ class WSLD(Distiller):
         alpha: weight of the soft term; the labels keep theirs, 1. Default: the paper's for CIFAR-100; for
             ImageNet the authors' code has 2.5.
         eps: keeps the denominator of w positive. Paper: 0. Default: the authors' code.
+        standardize: bring both networks' logits to mean 0 and deviation 1 first (Sun et al. 2024), for which
+            soft labels must be scores. Default: the paper's formula, without.
     """
 
     needs = frozenset({"soft_labels"})
@@ -82,18 +85,23 @@ class WSLD(Distiller):
     year = 2021
 
     def __init__(
-        self, *, temperature: Positive = 4.0, alpha: NonNegative = 2.25, eps: NonNegative = 1e-7
+        self,
+        *,
+        temperature: Positive = 4.0,
+        alpha: NonNegative = 2.25,
+        eps: NonNegative = 1e-7,
+        standardize: bool = False,
     ) -> None:
         super().__init__()
         self.temperature = temperature
         self.alpha = alpha
         self.eps = eps
+        self.needs_scores = standardize
 
     def forward(
         self, student: ModelOutput, guide: Guide, batch: Batch, progress: Progress
     ) -> dict[str, Tensor]:
         """Give the weighted soft term."""
-        loss = wsld_loss(
-            student.logits, guide.soft_labels, batch.labels, temperature=self.temperature, eps=self.eps
-        )
+        logits, soft_labels = comparable(student.logits, guide.soft_labels, self.needs_scores)
+        loss = wsld_loss(logits, soft_labels, batch.labels, temperature=self.temperature, eps=self.eps)
         return {"wsld": self.alpha * loss.mean()}

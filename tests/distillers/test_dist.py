@@ -222,7 +222,7 @@ def test_the_class_is_the_weighted_loss(logits, step):
 
 
 def test_the_defaults_are_the_authors():
-    assert DIST().options == {"temperature": 4.0, "beta": 2.0, "gamma": 2.0}
+    assert DIST().options == {"temperature": 4.0, "beta": 2.0, "gamma": 2.0, "standardize": False}
     assert DIST.needs == {"soft_labels"}
     assert not DIST.needs_teacher()
     assert DIST().label_weight(Progress(0, 200, 0, 1)) == 1

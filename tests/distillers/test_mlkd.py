@@ -169,6 +169,7 @@ def test_the_labels_keep_what_alpha_leaves(alpha):
 def test_the_defaults_are_the_authors():
     assert MLKD().options == {
         "temperature": 4.0, "more_temperatures": True, "alpha": 0.9, "batch_weight": 1.0, "class_weight": 1.0,
+        "standardize": False,
     }  # fmt: skip
     assert MLKD().temperatures == (4.0, 2.0, 3.0, 5.0, 6.0)
     assert MLKD.needs == {"soft_labels"}

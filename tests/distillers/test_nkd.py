@@ -177,7 +177,7 @@ def test_the_class_is_the_mean_of_the_loss(logits, step):
 
 
 def test_the_defaults_are_those_of_the_authors_code_for_cifar100(setting):
-    assert build_distiller("nkd", setting).options == {"temperature": 3.0, "gamma": 3.5}
+    assert build_distiller("nkd", setting).options == {"temperature": 3.0, "gamma": 3.5, "standardize": False}
     assert NKD.needs == {"soft_labels"}
     assert not NKD.needs_teacher()
 

@@ -168,7 +168,7 @@ def test_the_class_is_alpha_times_the_mean_of_the_loss(logits, step):
 
 
 def test_the_defaults_are_the_papers_for_cifar100_and_the_authors_eps(setting):
-    options = {"temperature": 4.0, "alpha": 2.25, "eps": 1e-7}
+    options = {"temperature": 4.0, "alpha": 2.25, "eps": 1e-7, "standardize": False}
     assert build_distiller("wsld", setting).options == options
     assert WSLD.needs == {"soft_labels"}
     assert not WSLD.needs_teacher()
