@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from kdzoo.training.networks import SharedTeacher
 
 build = kdzoo.build_distiller
 IMAGES, LABELS = torch.randn(6, 1, 32, 32, generator=torch.Generator().manual_seed(1)), torch.arange(6) % 4
+INDICES = torch.arange(6)
 
 
 def network(name: str, seed: int = 0, classes: int = 4) -> nn.Module:
@@ -44,15 +46,18 @@ class Linear(nn.Module):
 @pytest.mark.parametrize("name", DISTILLERS.names())
 def test_loss_is_the_trainers_and_trains(name: str, pair: tuple[nn.Module, nn.Module]) -> None:
     student, teacher = pair
-    distiller = build(name, student, teacher, IMAGES)
+    distiller = build(name, student, teacher, IMAGES, labels=LABELS)
+    # What lasts from step to step, and what is drawn, is the same for both.
+    trained = copy.deepcopy(distiller)
+    torch.manual_seed(2)
     loss = distiller.loss(
-        student(IMAGES), LABELS, teacher=teacher(IMAGES), images=IMAGES, indices=torch.arange(6), epoch=3,
-        epochs=9,
-    )  # fmt: skip
-    batch, output = Batch(IMAGES, LABELS, torch.arange(6)), SharedTeacher(teacher, "float32")
+        student(IMAGES), LABELS, teacher=teacher(IMAGES), images=IMAGES, indices=INDICES, epoch=3, epochs=9
+    )
+    torch.manual_seed(2)
+    batch, output = Batch(IMAGES, LABELS, INDICES), SharedTeacher(teacher, "float32")
     digest = distiller.detached_digest(output(batch)) if distiller.needs_teacher() else {}
     guide = Guide(scores(output(batch).logits), digest)
-    terms = Distillation(distiller, "float32").terms(student, batch, guide, Progress(3, 9, 0, 1))
+    terms = Distillation(trained, "float32").terms(student, batch, guide, Progress(3, 9, 0, 1))
     torch.testing.assert_close(loss, torch.stack(list(terms.values())).sum())
     loss.backward()
     assert all(p.grad is not None for p in student.parameters())
@@ -64,10 +69,10 @@ def test_no_gradient_reaches_a_teacher_that_ran_with_gradients(
     name: str, pair: tuple[nn.Module, nn.Module]
 ) -> None:
     student, teacher = pair
-    distiller = build(name, student, teacher, IMAGES)
+    distiller = build(name, student, teacher, IMAGES, labels=LABELS)
     output = teacher(IMAGES)
     assert output.logits.requires_grad
-    distiller.loss(student(IMAGES), LABELS, teacher=output, epoch=0, epochs=9).backward()
+    distiller.loss(student(IMAGES), LABELS, teacher=output, indices=INDICES, epoch=0, epochs=9).backward()
     assert all(p.grad is None for p in teacher.parameters())
 
 
@@ -92,13 +97,15 @@ def test_outputs_of_half_precision_are_taken_in_float32(
     name: str, dtype: torch.dtype, pair: tuple[nn.Module, nn.Module]
 ) -> None:
     student, teacher = pair
-    distiller = build(name, student, teacher, IMAGES)
+    distiller = build(name, student, teacher, IMAGES, labels=LABELS)
 
     def half(output: ModelOutput) -> ModelOutput:
         many = (tuple(t.to(dtype) for t in v) if isinstance(v, tuple) else v.to(dtype) for v in output)
         return ModelOutput(*many)
 
-    loss = distiller.loss(half(student(IMAGES)), LABELS, teacher=half(teacher(IMAGES)), epoch=0, epochs=9)
+    loss = distiller.loss(
+        half(student(IMAGES)), LABELS, teacher=half(teacher(IMAGES)), indices=INDICES, epoch=0, epochs=9
+    )
     assert loss.dtype == torch.float32
     loss.backward()
     assert all(p.grad.isfinite().all() for p in student.parameters() if p.grad is not None)
