@@ -144,6 +144,19 @@ class Distiller(nn.Module):
         """Give the network that is judged and exported: the bare student unless a method says otherwise."""
         return student
 
+    @classmethod
+    def redeployed(cls, student: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+        """Build anew what `deployed` gave, for weights to be loaded into it; override both or none.
+
+        Args:
+            student: built as for training; its numbers do not matter.
+            weights: the `state_dict()` of what was deployed, in which sizes of other parts stand.
+
+        Raises:
+            UsageError: these cannot be weights of such a network.
+        """
+        return student
+
     def terms(
         self, student: ModelOutput, guide: Guide, batch: Batch, progress: Progress
     ) -> dict[str, Tensor]:

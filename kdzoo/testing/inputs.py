@@ -19,11 +19,13 @@ MOMENTS = tuple(
 )
 
 Sizes = tuple[tuple[int], tuple[tuple[int, int, int], ...]]
-STUDENT: Sizes = ((20,), ((6, 8, 8), (10, 4, 4)))
-TEACHER: Sizes = ((28,), ((8, 12, 12), (12, 6, 6), (16, 4, 4)))
+# An embedding is as wide as averages of the last stage would be, here of 2x2 cells, which classifiers may be
+# given.
+STUDENT: Sizes = ((40,), ((6, 8, 8), (10, 4, 4)))
+TEACHER: Sizes = ((64,), ((8, 12, 12), (12, 6, 6), (16, 4, 4)))
 # Maps that are not square, down to a single pixel.
 NARROW_STUDENT: Sizes = ((20,), ((6, 8, 4), (10, 1, 1)))
-NARROW_TEACHER: Sizes = ((28,), ((8, 6, 9), (12, 3, 2), (16, 1, 1)))
+NARROW_TEACHER: Sizes = ((16,), ((8, 6, 9), (12, 3, 2), (16, 1, 1)))
 
 
 class Case(NamedTuple):
