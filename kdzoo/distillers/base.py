@@ -378,14 +378,15 @@ def check_networks(who: str, cls: type[Distiller], setting: Setting) -> None:
         raise UsageError(
             f"{who}: it needs a teacher, got none. Give one, or choose a method that needs none."
         )
-    for field in sorted(cls.needs & set(Shapes._fields)):
-        for role, shapes in (("student", setting.student), ("teacher", setting.teacher)):
-            if not getattr(shapes, field):
-                with problems:
-                    raise UsageError(
-                        f"{who}: it needs the {role}'s {field}, which this {role} does not return. "
-                        f"Choose another {role}, or a method that does not need its {field}."
-                    )
+    for role, shapes in (("student", setting.student), ("teacher", setting.teacher)):
+        fields = sorted(cls.needs & set(Shapes._fields))
+        missing = " and ".join(field for field in fields if not getattr(shapes, field))
+        if missing:
+            with problems:
+                raise UsageError(
+                    f"{who}: it needs the {role}'s {missing}, which this {role} does not return. "
+                    f"Choose another {role}, or a method that does not need its {missing}."
+                )
     if "classifier" in cls.needs and setting.teacher_head is None:
         with problems:
             raise UsageError(f"{who}: it needs the teacher's classifier, which this teacher does not have.")

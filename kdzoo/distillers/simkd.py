@@ -15,6 +15,7 @@ from torch import Tensor, nn, tensor
 
 from kdzoo.checks import Count, Positive, UsageError, checked, options_of
 from kdzoo.distillers.base import Distiller
+from kdzoo.functional.normalisation import BatchNorm
 from kdzoo.functional.stages import Size, StagePair, pool, stage_pair
 from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, Setting
 from kdzoo.registry import DISTILLERS
@@ -49,7 +50,7 @@ def projector(inputs: int, between: int, outputs: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for before, after, kernel in ((inputs, between, 1), (between, between, 3), (between, outputs, 1)):
         convolution = nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=False)
-        layers += [convolution, nn.BatchNorm2d(after), nn.ReLU()]
+        layers += [convolution, BatchNorm(after), nn.ReLU()]
     return nn.Sequential(*layers)
 
 

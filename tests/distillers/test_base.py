@@ -232,3 +232,18 @@ def test_a_digest_of_anything_but_named_tensors_is_told(kept):
 
     with pytest.raises(FormError, match=r"Odd\.digest must return a dict of named tensors, got"):
         Odd().detached_digest(ModelOutput(torch.ones(2, 3), torch.ones(2, 4)))
+
+
+def test_all_that_a_network_does_not_return_is_told_in_one_sentence(setting):
+    class Both(Distiller):
+        needs = frozenset({"stages", "embedding"})
+
+    bare = setting.student._replace(embedding=None, stages=None)
+    with pytest.raises(UsageError) as caught:
+        build_distiller(Both, setting._replace(student=bare, teacher=bare._replace(stages=((2, 3, 3),))))
+    assert str(caught.value).splitlines() == [
+        "Both: it needs the student's embedding and stages, which this student does not return. Choose "
+        "another student, or a method that does not need its embedding and stages.",
+        "Both: it needs the teacher's embedding, which this teacher does not return. Choose another "
+        "teacher, or a method that does not need its embedding.",
+    ]

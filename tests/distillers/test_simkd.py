@@ -8,6 +8,7 @@ import kdzoo
 from kdzoo.checks import UsageError
 from kdzoo.distillers import Distiller, build_distiller
 from kdzoo.distillers.simkd import ReusedClassifier, SimKD, averages, projector, simkd_loss
+from kdzoo.functional.normalisation import BatchNorm
 from kdzoo.functional.stages import pool
 from kdzoo.outputs import ModelOutput, Progress, Setting, scores
 
@@ -89,6 +90,13 @@ def test_gradients_are_finite(scale, samples, dtype, pair, learn):
     assert all(g.isfinite().all() for g in gradients)
 
 
+def test_a_single_sample_of_a_single_pixel_trains(pair, learn):
+    outputs = pair(((3, 4, 4),), ((4, 1, 1),), widths=(3, 4), samples=1, dtype=torch.float32)
+    distiller = build_distiller("simkd", setting_of(outputs, head(4)))
+    learn(distiller, outputs)["simkd"].backward()
+    assert all(p.grad.isfinite().all() for p in distiller.projector.parameters())
+
+
 def test_the_class_is_the_weighted_loss_of_the_last_stages_where_they_meet(outputs, learn):
     distiller = build_distiller("simkd", setting_of(outputs, head(4)), {"weight": 3})
     (found,) = distiller.pairs
@@ -116,7 +124,7 @@ def test_a_larger_map_of_the_teacher_is_pooled(pair, learn):
 @pytest.mark.parametrize(("factor", "between"), [(1, 4), (2, 2), (3, 1), (4, 1)])
 def test_the_projector_is_a_bottleneck_of_three_convolutions(factor, between, outputs):
     made = build_distiller("simkd", setting_of(outputs, head(4)), {"factor": factor}).projector
-    assert [type(part) for part in made] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU] * 3
+    assert [type(part) for part in made] == [nn.Conv2d, BatchNorm, nn.ReLU] * 3
     shapes = [tuple(part.weight.shape) for part in made if isinstance(part, nn.Conv2d)]
     assert shapes == [(between, 5, 1, 1), (between, between, 3, 3), (4, between, 1, 1)]
     assert all(part.bias is None for part in made if isinstance(part, nn.Conv2d))
