@@ -7,7 +7,7 @@ from typing import Any
 
 from kdzoo.models.external import External
 from kdzoo.results.words import counted, crop, markdown, words
-from kdzoo.students.student import Student
+from kdzoo.students.student import Student, deploying
 
 FILES = {"safetensors": "model.safetensors", "onnx": "model.onnx", "torch": "model.pt2"}
 
@@ -21,7 +21,7 @@ def config(student: Student) -> dict[str, Any]:
     sheet, record = student.sheet, student.record
     shape = [sheet.channels, sheet.size, sheet.size]
     return {
-        "architecture": sheet.network["type"].removeprefix("timm:"),
+        "architecture": _architecture(student),
         "num_classes": len(sheet.classes),
         "model_args": _arguments(student),
         "label_names": list(sheet.classes),
@@ -120,14 +120,20 @@ def _input(student: Student) -> list[str]:
     ]
 
 
+def _architecture(student: Student) -> str:
+    """Name the network as timm does, if it is the network alone."""
+    kind: str = student.sheet.network["type"]
+    own = deploying(student.record) is not None
+    return (
+        f"{student.record.settings['method']['distiller']} of {kind}" if own else kind.removeprefix("timm:")
+    )
+
+
 def _uses(student: Student, files: Sequence[str]) -> list[str]:
     sheet = student.sheet
     shape = f"[N, {sheet.channels}, {sheet.size}, {sheet.size}]"
     texts = {
-        "model.safetensors": [
-            "from safetensors.torch import load_file", "", *_built(student),
-            f'{_bare(student)}.load_state_dict(load_file("model.safetensors"))',
-        ],
+        "model.safetensors": _loaded(student),
         "model.onnx": [
             "import onnxruntime", "", 'session = onnxruntime.InferenceSession("model.onnx")',
             f'(logits,) = session.run(["logits"], {{"images": images}})  # uint8 {shape}',
@@ -141,6 +147,28 @@ def _uses(student: Student, files: Sequence[str]) -> list[str]:
     for file in files:
         lines += [f"`{file}`:", "", "```python", *texts[file], "```", ""]
     return lines
+
+
+def _loaded(student: Student) -> list[str]:
+    """Say how the network is built, and its weights are loaded."""
+    loading = "from safetensors.torch import load_file"
+    if (method := deploying(student.record)) is None:
+        return [
+            loading,
+            "",
+            *_built(student),
+            f'{_bare(student)}.load_state_dict(load_file("model.safetensors"))',
+        ]
+    name = student.record.settings["method"]["distiller"]
+    plugged = [f"# First kdzoo.load_plugin(FILE) with the file that registers {name!r}."]
+    return [
+        *_of_ours(student), *(plugged if "plug_in" in student.record.settings["method"] else []),
+        "from kdzoo.registry import DISTILLERS", loading, "",
+        'weights = load_file("model.safetensors")',
+        f"# What {method.__name__} deploys: more than the student.",
+        f'network = DISTILLERS.find("{name}").redeployed(network, weights)',
+        "network.load_state_dict(weights)",
+    ]  # fmt: skip
 
 
 def _bare(student: Student) -> str:
@@ -160,13 +188,19 @@ def _built(student: Student) -> list[str]:
     if kind.startswith("torchvision:") and sheet.channels == 3:
         return ["import torchvision", "",
                 f'network = torchvision.models.get_model("{name}", num_classes={classes}{told})']  # fmt: skip
-    options = sheet.network["options"]
+    return _of_ours(student)
+
+
+def _of_ours(student: Student) -> list[str]:
+    """Say how kdzoo builds the bare network."""
+    sheet = student.sheet
+    kind, options = sheet.network["type"], sheet.network["options"]
     more = f", options={dict(options)!r}" if options else ""
     plug_in = "plug_in" in student.record.settings["student"] and not kind.startswith("module:")
     return [
         "import kdzoo",
         "",
         *([f"# First kdzoo.load_plugin(FILE) with the file that registers {kind!r}."] if plug_in else []),
-        f'network = kdzoo.build_model("{kind}", num_classes={classes}, channels={sheet.channels}, '
+        f'network = kdzoo.build_model("{kind}", num_classes={len(sheet.classes)}, channels={sheet.channels}, '
         f"size={sheet.size}{more})",
     ]

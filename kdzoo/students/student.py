@@ -21,8 +21,10 @@ from kdzoo.data.pictures import read_picture
 from kdzoo.data.pipeline import Feed
 from kdzoo.data.stream import feed_of
 from kdzoo.data.views import Views
+from kdzoo.distillers import Distiller
 from kdzoo.models import build_model
 from kdzoo.models.base import model_origin
+from kdzoo.registry import DISTILLERS
 from kdzoo.results.record import Record
 from kdzoo.results.sheet import SHEET, WEIGHTS, Sheet, read_sheet
 from kdzoo.students.find import find_run
@@ -163,7 +165,10 @@ def load_student(
                 f"{weights}: these are not the weights that its record tells of. Delete {folder}, and train "
                 "the run again."
             )
-        network.load_state_dict(safetensors.torch.load(content))
+        tensors = safetensors.torch.load(content)
+        if (method := deploying(record)) is not None:
+            network = method.redeployed(network, tensors)
+        network.load_state_dict(tensors)
     except FileNotFoundError as error:
         raise UsageError(f"{weights}: there is no such file. Train the run again.") from error
     except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
@@ -171,6 +176,19 @@ def load_student(
         raise UsageError(f"{weights}: it does not hold this student's weights: {said}") from error
     network = laid_out(network.to(device), sheet.precision).eval()
     return Student(folder, record, sheet, network, _changed(record, sheet))
+
+
+def deploying(record: Record) -> type[Distiller] | None:
+    """Give the method whose students are more than the bare network; None for all others.
+
+    Args:
+        record: of a student. A plug-in that registers its method must be loaded.
+    """
+    name = record.settings["method"]["distiller"]
+    method = DISTILLERS.find(name) if name in DISTILLERS.names() else None
+    # Bound to the class, so that the functions themselves tell whether it has its own.
+    own = method is not None and method.redeployed.__func__ is not Distiller.redeployed.__func__  # type: ignore[attr-defined]
+    return method if own else None
 
 
 def _changed(record: Record, sheet: Sheet) -> str | None:
