@@ -87,12 +87,15 @@ def test_what_a_benchmark_sets_is_dropped_instead(text, name):
 def test_options_are_resolved_from_signature_length_and_benchmark():
     own = {name: option.default for name, option in options_of(DISTILLERS.find("kd")).items()}
     assert resolve("kd", SET).options == {**own, "temperature": 20.0, "alpha": 0.6}
-    assert resolve("dkd", SET).options == {"temperature": 4.0, "alpha": 1.0, "beta": 2.0, "warmup": 4}
+    assert resolve("dkd", SET).options == {
+        "temperature": 4.0, "alpha": 1.0, "beta": 2.0, "warmup": 4, "standardize": False,
+    }  # fmt: skip
     assert resolve("dkd:beta=3", PLAIN).options == {
         "temperature": 4.0,
         "alpha": 1.0,
         "beta": 3.0,
         "warmup": 20,
+        "standardize": False,
     }
     assert resolve("reffakd", SET).source_options["gamma"] == 0.008
     longer = Defaults(40, {"dkd": {"warmup": 7}}, {})
