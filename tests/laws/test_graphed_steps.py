@@ -157,23 +157,25 @@ def test_the_optimizer_stays_outside_where_it_must(
     assert TapeRecorder.recorded - before < 30
 
 
-@pytest.mark.parametrize("act", [*Odd.acts, "late", "writer"])
-def test_what_python_decides_runs_as_it_comes(bench: Bench, request: Any, act: str) -> None:
-    method = f"odd:act={act}"
-    first = bench.run(f"scratch,{method}", epochs=4)
+def test_what_python_decides_runs_as_it_comes(bench: Bench, request: Any) -> None:
+    acts = [*Odd.acts, "late", "writer"]
+    methods = ",".join(["scratch", *(f"odd:act={act}" for act in acts)])
+    first = bench.run(methods, epochs=4)
     cohorts = request.getfixturevalue("graphs")
-    second = bench.run(f"scratch,{method}", work="graphed", epochs=4)
+    second = bench.run(methods, work="graphed", epochs=4)
+    assert len(bench.contents()) == len(acts)
     assert bench.contents("graphed") == bench.contents()
     # Who writes into what all share is found as ever.
-    assert (
-        first.failed.keys() == second.failed.keys() == ({f"{method}, seed 0"} if act == "writer" else set())
-    )
-    repeated, reason = told(cohorts)[method]
-    if act in Odd.acts:
-        assert (repeated, reason) == (0, Odd.acts[act])
-    else:
+    assert first.failed.keys() == second.failed.keys() == {"odd:act=writer, seed 0"}
+    found = told(cohorts)
+    assert {act: found[f"odd:act={act}"] for act in Odd.acts} == {
+        act: (0, reason) for act, reason in Odd.acts.items()
+    }
+    for act, reason in (
+        ("late", "it reads the step's number"),
+        ("writer", "it writes into what it is given"),
+    ):
+        repeated, why = found[f"odd:act={act}"]
         assert repeated > 9
-        assert (
-            reason == {"late": "it reads the step's number", "writer": "it writes into what it is given"}[act]
-        )
-    assert told(cohorts)["scratch"] == (4 * 9 - 2, None)
+        assert why == reason
+    assert found["scratch"] == (4 * 9 - 2, None)
