@@ -69,8 +69,11 @@ def recorded() -> set[str]:
         found += numbers([record.get(f"{who}, {clock}") for who in ("kdzoo", "bare") for clock in ("wall",)])
     for path in (ROOT / "benchmarks" / "losses" / "results").glob("*.json"):
         found += numbers(json.loads(path.read_text())["losses"])
+    steps = (ROOT / "benchmarks" / "steps" / "results").glob("methods-*.json")
+    beside = [json.loads(path.read_text())["seconds"] for path in steps]
     # Not rounded further: nearly every number of two digits would be found.
     written = {f"{x:.3g}" for x in found} | {f"{x:.2f}" for x in numbers(PAPER)}
+    written |= {f"{x / seconds['scratch']:.2f}" for seconds in beside for x in seconds.values()}
     return written | set(NUMBER.findall((ROOT / "leaderboard.md").read_text()))
 
 
