@@ -33,6 +33,8 @@ Sums = tuple[tuple[str, ...], Tensor]
 Gradients = Callable[[Batch, Guide, Progress], Sums]
 Result = TypeVar("Result")
 CHOICES = ("auto", "on", "off")
+# Steps after which a form should have come three times.
+PATIENCE = 20
 # Optimizers whose step is kernels alone. Others count their steps on the CPU.
 _CAPTURED = (torch.optim.SGD,)
 
@@ -344,6 +346,8 @@ class GraphedStep:
         their state; the second is looked at."""
         self._forms.append(form)
         self._plain = self._forms.count(form)
+        if len(self._forms) > PATIENCE:
+            self.reason = "what it is given differs from step to step"
         return self._plain > 2
 
     def _as_it_comes(self, batch: Batch, guide: Guide, progress: Progress, seed: int) -> Sums:
@@ -358,7 +362,7 @@ class GraphedStep:
 
     def _looked_at(self, step: _Step) -> Sums:
         """Take a step as it comes; the second of its form is looked at."""
-        if self._plain < 2:
+        if self._plain < 2 or self.reason is not None:
             return self._as_it_comes(*step[:4])
         sums = self._watched(step, lambda progress: self.gradients(step.batch, step.guide, progress))
         self._move()
@@ -404,7 +408,12 @@ class GraphedStep:
     def _graph_of(self, step: _Step, stills: list[Tensor]) -> _Graph | None:
         memo: dict[int, Any] = {id(t): s for t, s in zip(step.tensors, stills, strict=True)}
         memo |= {id(part): part for part in step.modules}
-        batch, guide = copy.deepcopy((step.batch, step.guide), memo)
+        try:
+            batch, guide = copy.deepcopy((step.batch, step.guide), memo)
+        except Exception as fault:
+            # Soft labels are whatever a source made them, a lock or an open file among it.
+            self.reason = f"what it reads cannot be copied: {str(fault).splitlines()[0]}"
+            return None
         if any(isinstance(found, Tensor) and not any(found is s for s in stills) for found in memo.values()):
             self.reason = "it reads tensors that are hidden in objects"
             return None

@@ -5,8 +5,9 @@ On a CPU a tape stands for CUDA's graphs: it keeps operations and memory, and no
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -15,8 +16,9 @@ from tinyzoo import Bench
 from torch import Tensor
 
 from kdzoo.distillers import Distiller
-from kdzoo.outputs import Batch, Guide, ModelOutput, Progress
-from kdzoo.registry import DISTILLERS
+from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, SoftLabels
+from kdzoo.registry import DISTILLERS, SOURCES
+from kdzoo.sources import Source
 from kdzoo.training import session
 from kdzoo.training.cohort import Cohort
 from kdzoo.training.loop import CohortHook
@@ -66,11 +68,42 @@ class Odd(Distiller):
         return {"odd": factor * (student.embedding - guide.teacher["embedding"].mean()).square().mean()}
 
 
+class Numbered:
+    """Soft labels that tell each step's number."""
+
+    def __init__(self, logits: Tensor, number: int) -> None:
+        self.logits, self.number = logits, number
+
+    def log_probs(self, temperature: float) -> Tensor:
+        return (self.logits / temperature).log_softmax(dim=1)
+
+
+class Locked(Numbered):
+    """Soft labels that hold what nobody can copy."""
+
+    def __init__(self, logits: Tensor, number: int) -> None:
+        super().__init__(logits, 0)
+        self.lock = threading.Lock()
+
+
+class Strange(Source):
+    """Gives soft labels of a kind of its own."""
+
+    def __init__(self, *, kind: Literal["numbered", "locked"] = "numbered") -> None:
+        self.kind, self.number = {"numbered": Numbered, "locked": Locked}[kind], 0
+
+    def __call__(self, batch: Batch) -> SoftLabels:
+        self.number += 1
+        return self.kind(torch.eye(4)[batch.labels], self.number)
+
+
 @pytest.fixture
 def bench(zoo: None, tmp_path: Path) -> Any:
     DISTILLERS.register("odd")(Odd)
+    SOURCES.register("strange")(Strange)
     yield Bench(tmp_path, LONGER)
     DISTILLERS._module_dict.pop("odd")
+    SOURCES._module_dict.pop("strange")
 
 
 @pytest.fixture
@@ -179,3 +212,16 @@ def test_what_python_decides_runs_as_it_comes(bench: Bench, request: Any) -> Non
         assert repeated > 9
         assert why == reason
     assert found["scratch"] == (4 * 9 - 2, None)
+
+
+def test_soft_labels_of_any_kind_are_taken(bench: Bench, request: Any) -> None:
+    methods = "kd+strange,dkd+strange:kind=locked"
+    bench.run(methods, epochs=3)
+    cohorts = request.getfixturevalue("graphs")
+    bench.run(methods, work="graphed", epochs=3)
+    assert len(bench.contents()) == 2
+    assert bench.contents("graphed") == bench.contents()
+    found = told(cohorts)
+    assert found["kd+strange"] == (0, "what it is given differs from step to step")
+    assert found["dkd+strange:kind=locked"][0] == 0
+    assert found["dkd+strange:kind=locked"][1].startswith("what it reads cannot be copied: ")
