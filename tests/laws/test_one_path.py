@@ -15,6 +15,7 @@ from kdzoo.models import build_model, output_shapes
 from kdzoo.models.cifar_resnet import CifarResNet
 from kdzoo.outputs import Batch, Guide, Progress, Setting, mix, probabilities, scores
 from kdzoo.registry import DISTILLERS
+from kdzoo.testing.devices import _without_numbers
 from kdzoo.training.cohort import Cohort
 from kdzoo.training.member import Distillation
 from kdzoo.training.networks import SharedTeacher
@@ -95,16 +96,16 @@ def test_networks_run_on_cuda_without_mismatch_or_sync(name: str) -> None:
 @pytest.mark.parametrize("kind", ["scores", "probabilities", "mix"])
 @pytest.mark.parametrize("name", DISTILLERS.names())
 def test_losses_run_on_cuda_without_mismatch_or_sync(name: str, kind: str) -> None:
-    """The terms of a step, as a member computes them, with default options."""
-    with FakeTensorMode():
+    """The terms of a step, as a member computes them, with default options; built of numbers on the CPU and
+    moved, as members are."""
+    plain = [build_model(n, num_classes=10, channels=1, size=32) for n in ("lenet5", "resnet20")]
+    shapes, head = [output_shapes(network, 1, 32) for network in plain], plain[1].classifier
+    built = build_distiller(name, Setting(*shapes, head, 10, torch.arange(100) % 10))
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    distiller = _without_numbers(built, head, mode, "cuda")
+    with mode:
         batch = fake_batch()
         student, teacher = fake_network("lenet5"), SharedTeacher(fake_network("resnet20"), "float32")
-        setting = Setting(
-            output_shapes(student, 1, 32), output_shapes(teacher.network, 1, 32), teacher.network.classifier,
-            10, torch.zeros(100, dtype=torch.int64),
-        )  # fmt: skip
-        with torch.device("cuda"):
-            distiller = build_distiller(name, setting)
         output = teacher(batch)
         parts = {
             "scores": scores(output.logits),
