@@ -28,10 +28,10 @@ from kdzoo.training.benchmark import Section
 from kdzoo.training.cohort import Cohort
 from kdzoo.training.evaluation import observe
 from kdzoo.training.execution import laid_out
-from kdzoo.training.graphs import Recorder
 from kdzoo.training.loop import Training, seeded_network, train
 from kdzoo.training.member import Member, Objective
 from kdzoo.training.optimisers import build_optimizer
+from kdzoo.training.recording import Recorder
 from kdzoo.training.reporter import Reporter
 from kdzoo.training.runtime import environment
 

@@ -19,10 +19,11 @@ from kdzoo.keys import key
 from kdzoo.outputs import Progress
 from kdzoo.sources.base import Source, check_soft_labels
 from kdzoo.training.ahead import Ahead
-from kdzoo.training.graphs import Recorder, Stills
 from kdzoo.training.member import Member
 from kdzoo.training.networks import SharedTeacher
+from kdzoo.training.recording import Recorder
 from kdzoo.training.sharing import Shared, SharedWriteError
+from kdzoo.training.stills import Stills
 
 
 class Cohort(nn.Module):

@@ -10,23 +10,21 @@ so a step is looked at before it is captured, and whatever cannot be captured ru
 from __future__ import annotations
 
 import copy
-import gc
-import warnings
-import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from kdzoo.checks import usage
-from kdzoo.functional.waiting import Function, called_by
 from kdzoo.outputs import Batch, Guide, Progress
 from kdzoo.training.parts import parts
+from kdzoo.training.recording import Recorder
 from kdzoo.training.runtime import seed_generators
+from kdzoo.training.stills import Stills, version_of
+from kdzoo.training.watched import Watched, state_of
 
 # Terms of a loss by name, and their sums over the batch: [terms] float64.
 Sums = tuple[tuple[str, ...], Tensor]
@@ -69,183 +67,6 @@ def check_graphs(asked: str) -> None:
     """
     if asked not in CHOICES:
         raise usage("kdzoo", "cuda_graphs", "auto, on or off", asked)
-
-
-class Recorder(Protocol):
-    """Records what a function does to a device's memory."""
-
-    def record(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-        """Give what the function returned, whose tensors the repeat fills, and how to repeat it."""
-        ...
-
-    def watching(self) -> AbstractContextManager[list[str]]:
-        """Give a context that fills the list that it yields with reasons against a recording."""
-        ...
-
-
-class CudaRecorder:
-    """Captures CUDA graphs; all have one pool of memory, as they run one after the other.
-
-    Args:
-        device: a GPU.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._pool = torch.cuda.graph_pool_handle()
-        self._stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-    def record(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-        """Capture what a function starts on the device. Nothing of it is done.
-
-        Raises:
-            RuntimeError: something of it cannot be captured.
-        """
-        before, collecting = torch.cuda.current_stream(self._device), gc.isenabled()
-        recording = _Recording(self._pool)
-        # What the collector frees on the device would become part of the graph.
-        gc.disable()
-        self._stream.wait_stream(before)
-        try:
-            with torch.cuda.stream(self._stream), called_by(recording.interrupt):
-                recording.begin()
-                try:
-                    result = function()
-                except BaseException:
-                    # It only says that the capture was broken off.
-                    with suppress(RuntimeError):
-                        recording.end()
-                    raise
-                recording.end()
-        finally:
-            before.wait_stream(self._stream)
-            if collecting:
-                gc.enable()
-        return result, recording.repeat
-
-    @contextmanager
-    def watching(self) -> Iterator[list[str]]:
-        """Tell what waits for the device, and what the CPU draws, meanwhile."""
-        found: list[str] = []
-        drawn = torch.get_rng_state()
-        with warnings.catch_warnings(record=True) as heard:
-            warnings.simplefilter("always")
-            with _sync_debug("warn"), called_by(_unwatched):
-                yield found
-        for warning in heard:
-            if "synchronizing CUDA operation" in str(warning.message):
-                found.append("it waits for the device")
-            elif "Synchronization debug mode" not in str(warning.message):
-                warnings.warn_explicit(
-                    warning.message, warning.category, warning.filename, warning.lineno, source=warning.source
-                )
-        if not torch.equal(drawn, torch.get_rng_state()):
-            found.append("it draws on the CPU")
-
-
-@contextmanager
-def _sync_debug(mode: str) -> Iterator[None]:
-    before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode(mode)
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode(before)
-
-
-def _unwatched(function: Function, argument: Tensor) -> tuple[Tensor, ...]:
-    with _sync_debug("default"):
-        return function(argument)
-
-
-class _Recording:
-    """A graph, or several with calls between them of what waits for the device.
-
-    Args:
-        pool: of memory.
-    """
-
-    def __init__(self, pool: Any) -> None:
-        self._pool = pool
-        self._graphs: list[torch.cuda.CUDAGraph] = []
-        self._calls: list[tuple[Function, Tensor, tuple[Tensor, ...]]] = []
-
-    def begin(self) -> None:
-        """Begin with a graph."""
-        self._graphs.append(torch.cuda.CUDAGraph())
-        # Others' threads go on: the next batch is being made.
-        self._graphs[-1].capture_begin(pool=self._pool, capture_error_mode="thread_local")
-
-    def end(self) -> None:
-        """End the graph."""
-        self._graphs[-1].capture_end()
-
-    def interrupt(self, function: Function, argument: Tensor) -> tuple[Tensor, ...]:
-        """Leave a call out of the graph, and go on with another graph."""
-        self.end()
-        # Nothing was computed yet, so there is no argument; what comes out has the right shapes.
-        results = _unwatched(function, torch.zeros_like(argument))
-        self._calls.append((function, argument, tuple(results)))
-        self.begin()
-        return results
-
-    def repeat(self) -> None:
-        """Do all of it again."""
-        self._graphs[0].replay()
-        for (function, argument, results), graph in zip(self._calls, self._graphs[1:], strict=True):
-            for kept, found in zip(results, function(argument), strict=True):
-                kept.copy_(found)
-            graph.replay()
-
-
-class Stills:
-    """Tensors that stay where they are: what members share in a step is copied into them, once a step.
-
-    A graph reads the same memory in every step, while batches, soft labels and digests are new ones.
-    """
-
-    def __init__(self) -> None:
-        # For each still: itself, what it is a copy of, and that tensor's version.
-        self._fed: dict[int, tuple[Tensor, weakref.ref[Tensor], int]] = {}
-
-    def of(self, tensors: Sequence[Tensor]) -> list[Tensor] | None:
-        """Give stills of tensors, those that other members read already among them.
-
-        Args:
-            tensors: of this step.
-
-        Returns:
-            None where a still could not have the same layout.
-        """
-        known = {id(now()): still for still, now, _ in self._fed.values() if now() is not None}
-        found = []
-        for tensor in tensors:
-            still = known.get(id(tensor))
-            if still is None:
-                still = torch.empty_like(tensor)
-                if still.stride() != tensor.stride():
-                    return None
-                known[id(tensor)] = still
-            found.append(still)
-        self.feed(found, tensors)
-        return found
-
-    def feed(self, stills: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
-        """Bring stills to what a step's tensors hold.
-
-        Args:
-            stills: as `of` gave them.
-            tensors: in the same order.
-        """
-        new = {id(s): (s, t) for s, t in zip(stills, tensors, strict=True) if not self._holds(s, t)}
-        if new:
-            with torch.no_grad():
-                torch._foreach_copy_([s for s, _ in new.values()], [t for _, t in new.values()])
-        self._fed |= {i: (s, weakref.ref(t), _version(t)) for i, (s, t) in new.items()}
-
-    def _holds(self, still: Tensor, tensor: Tensor) -> bool:
-        fed = self._fed.get(id(still))
-        return fed is not None and fed[1]() is tensor and fed[2] == _version(tensor)
 
 
 @dataclass
@@ -302,6 +123,7 @@ class GraphedStep:
     _forms: list[Any] = field(default_factory=list)
     _graph: _Graph | None = None
     _read: frozenset[str] = frozenset()
+    _proved: bool = False
     _whole: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -346,7 +168,7 @@ class GraphedStep:
         their state; the second is looked at."""
         self._forms.append(form)
         self._plain = self._forms.count(form)
-        if len(self._forms) > PATIENCE:
+        if self._plain < 3 and len(self._forms) > PATIENCE:
             self.reason = "what it is given differs from step to step"
         return self._plain > 2
 
@@ -371,10 +193,10 @@ class GraphedStep:
     def _watched(self, step: _Step, function: Callable[[Progress], Result]) -> Result:
         """Call what a graph is to repeat, and find out what it could not repeat."""
         seed_generators(step.seed, step.batch.images.device)
-        watched, before = _Watched(step.progress), _state(self.modules)
+        watched, before = Watched(step.progress), state_of(self.modules)
         with self.recorder.watching() as reasons:
             result = function(watched)
-        after = _state(self.modules)
+        after = state_of(self.modules)
         self._read |= watched.read
         if "step" in self._read:
             self.reason = "it reads the step's number"
@@ -403,7 +225,42 @@ class GraphedStep:
             self.optimizer.zero_grad()
             return self._as_it_comes(*step[:4])
         self._graph = graph
-        return self._repeat(graph, step.seed)
+        return self._repeat(graph, step.seed) if self._proved else self._proof(graph, step)
+
+    def _proof(self, graph: _Graph, step: _Step) -> Sums:
+        """Take a step as it comes and by the member's first graph, from the same state, and compare all bits.
+
+        It waits for the device, once in a training.
+        """
+        before = self._numbers()
+        names, sums = self._as_it_comes(*step[:4])
+        wanted = [*self._numbers(), sums.clone()]
+        self._restore(before)
+        found = self._repeat(graph, step.seed)
+        with self.recorder.waiting():
+            self._proved = _same_bits(wanted, [*self._numbers(), found[1]])
+        if self._proved:
+            return found
+        self._graph, self.reason = None, "a graph of it gives other numbers"
+        self.repeated -= 1
+        self._restore(wanted[:-1])
+        return names, wanted[-1]
+
+    def _numbers(self) -> list[Tensor]:
+        """Copy all tensors that a step may change."""
+        return [tensor.detach().clone() for tensor in self._changing()]
+
+    def _restore(self, numbers: Sequence[Tensor]) -> None:
+        with torch.no_grad():
+            for tensor, kept in zip(self._changing(), numbers, strict=True):
+                tensor.copy_(kept)
+
+    def _changing(self) -> Iterator[Tensor]:
+        for module in self.modules:
+            yield from module.parameters()
+            yield from module.buffers()
+        for state in self.optimizer.optimizer.state.values():
+            yield from (value for value in state.values() if isinstance(value, Tensor))
 
     def _graph_of(self, step: _Step, stills: list[Tensor]) -> _Graph | None:
         memo: dict[int, Any] = {id(t): s for t, s in zip(step.tensors, stills, strict=True)}
@@ -417,7 +274,7 @@ class GraphedStep:
         if any(isinstance(found, Tensor) and not any(found is s for s in stills) for found in memo.values()):
             self.reason = "it reads tensors that are hidden in objects"
             return None
-        versions, rates = list(map(_version, stills)), self._rates() if self._whole else None
+        versions, rates = list(map(version_of, stills)), self._rates() if self._whole else None
         self.optimizer.zero_grad()
         try:
             (sums, gradients), repeat = self._watched(
@@ -426,7 +283,7 @@ class GraphedStep:
         except RuntimeError as fault:
             self.reason = f"it cannot be captured: {str(fault).splitlines()[0]}"
             return None
-        if versions != list(map(_version, stills)):
+        if versions != list(map(version_of, stills)):
             # Whoever writes into what all share is found where the step runs as it comes.
             self.reason = "it writes into what it is given"
         epoch = step.progress.epoch if "epoch" in self._read else None
@@ -440,7 +297,10 @@ class GraphedStep:
             self._move()
             return sums, []
         groups = self.optimizer.param_groups
-        return sums, [(p, p.grad) for group in groups for p in group["params"] if p.grad is not None]
+        gradients = [(p, p.grad) for group in groups for p in group["params"] if p.grad is not None]
+        # Else the next backward pass would add to what the graph fills.
+        self.optimizer.zero_grad()
+        return sums, gradients
 
     def _repeat(self, graph: _Graph, seed: int) -> Sums:
         seed_generators(seed, graph.device)
@@ -474,69 +334,15 @@ class _Step(NamedTuple):
         return [part for _, part in self.form if isinstance(part, nn.Module)]
 
 
-class _Watched(Progress):
-    """Progress that notes what is read of it."""
-
-    read: set[str]
-
-    def __new__(cls, progress: Progress) -> _Watched:
-        made = super().__new__(cls, *progress)
-        made.read = set()
-        return made
-
-    def __getattribute__(self, name: str) -> Any:
-        if name in Progress._fields:
-            self.read.add(name)
-        return super().__getattribute__(name)
-
-    def __getitem__(self, index: Any) -> Any:
-        self.read.update(Progress._fields[index] if isinstance(index, slice) else (Progress._fields[index],))
-        return super().__getitem__(index)
-
-    def __iter__(self) -> Iterator[Any]:
-        self.read.update(Progress._fields)
-        return super().__iter__()
-
-
-def _state(modules: Sequence[nn.Module]) -> dict[str, Any]:
-    """Note what Python keeps in modules: the objects themselves, of containers and numbers what they hold."""
-    return {
-        f"{type(module).__name__}.{name}": _noted(value)
-        for root in modules
-        for module in root.modules()
-        for name, value in vars(module).items()
-    }
-
-
-def _noted(value: Any) -> Any:
-    if isinstance(value, (int, float, complex, str, bytes, type(None))):
-        return value
-    if isinstance(value, dict):
-        return {name: _noted(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [type(value), *map(_noted, value)]
-    return _Same(value)
-
-
-@dataclass(frozen=True, eq=False)
-class _Same:
-    """An object that equals itself alone; it is held, so that no other gets its place in memory."""
-
-    thing: Any
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.thing is other.thing
-
-    def __hash__(self) -> int:
-        return id(self.thing)
-
-
-def _version(tensor: Tensor) -> int:
-    # Tensors made under inference_mode count no versions; nobody can write into them, either.
-    return 0 if tensor.is_inference() else tensor._version
-
-
 def _form_of(part: Any) -> Any:
     if isinstance(part, Tensor):
         return part.shape, part.stride(), part.dtype, part.requires_grad
     return part
+
+
+def _same_bits(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    """Compare tensors bit for bit: NaN is itself, and 0 is not -0."""
+    return all(
+        torch.equal(a.contiguous().view(-1).view(torch.uint8), b.contiguous().view(-1).view(torch.uint8))
+        for a, b in zip(one, other, strict=True)
+    )

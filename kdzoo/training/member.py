@@ -17,9 +17,11 @@ from kdzoo.distillers.base import Distiller
 from kdzoo.keys import key
 from kdzoo.outputs import Batch, Guide, Progress
 from kdzoo.training.evaluation import classification_metrics
-from kdzoo.training.graphs import GraphedStep, Recorder, Stills, Sums
+from kdzoo.training.graphs import GraphedStep, Sums
 from kdzoo.training.networks import run_network
+from kdzoo.training.recording import Recorder
 from kdzoo.training.runtime import seed_generators
+from kdzoo.training.stills import Stills
 
 Metrics = dict[str, Any]
 

@@ -36,7 +36,6 @@ from kdzoo.training.cohort import Cohort
 from kdzoo.training.evaluation import CHUNK
 from kdzoo.training.execution import for_teaching, laid_out
 from kdzoo.training.finished import sheet_of, write_finished
-from kdzoo.training.graphs import CudaRecorder, Recorder
 from kdzoo.training.keeping import Keeping
 from kdzoo.training.loop import CHECKPOINT_SECONDS, Training, seeded_network, train
 from kdzoo.training.member import Distillation, Member
@@ -45,6 +44,7 @@ from kdzoo.training.optimisers import build_optimizer
 from kdzoo.training.plan import Plan, PlannedMember, setting_of
 from kdzoo.training.planned_bank import bank_of, keeping_of, told_of
 from kdzoo.training.planning import check_current, needs_teacher, source_name
+from kdzoo.training.recording import CudaRecorder, Recorder
 from kdzoo.training.reporter import Reporter
 from kdzoo.training.workshop import RunWorkshop
 

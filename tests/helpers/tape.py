@@ -55,7 +55,7 @@ class _Waiting(TorchDispatchMode):
 
 
 class TapeRecorder:
-    """Stands for `kdzoo.training.graphs.CudaRecorder` where there is no GPU.
+    """Stands for `kdzoo.training.recording.CudaRecorder` where there is no GPU.
 
     Attributes:
         recorded: how often something was.
@@ -91,3 +91,7 @@ class TapeRecorder:
         found: list[str] = []
         with _Waiting(found):
             yield found
+
+    def waiting(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing waits here."""
+        return contextlib.nullcontext()

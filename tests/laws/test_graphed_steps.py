@@ -37,6 +37,7 @@ class Odd(Distiller):
         "unpack": "it reads the step's number",
         "counter": "it changes Odd.count in Python",
         "item": "it waits for the device",
+        "nested": "it changes Odd.inner.0.count in Python",
         "bind": "it changes Odd._buffers in Python",
     }
 
@@ -44,6 +45,9 @@ class Odd(Distiller):
         super().__init__()
         self.act, self.count = act, 0
         self.register_buffer("kept", torch.ones(()))
+        # Two of a kind: what the first one changes is not hidden by the second.
+        self.inner = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Identity())
+        self.inner[0].count = self.inner[1].count = 0
 
     def forward(
         self, student: ModelOutput, guide: Guide, batch: Batch, progress: Progress
@@ -56,6 +60,9 @@ class Odd(Distiller):
         elif self.act == "counter":
             self.count += 1
             factor = self.count
+        elif self.act == "nested":
+            self.inner[0].count += 1
+            factor = self.inner[0].count
         elif self.act == "item":
             factor = student.embedding.detach().mean().item()
         elif self.act == "bind":
@@ -212,6 +219,29 @@ def test_what_python_decides_runs_as_it_comes(bench: Bench, request: Any) -> Non
         assert repeated > 9
         assert why == reason
     assert found["scratch"] == (4 * 9 - 2, None)
+
+
+class Wrong(TapeRecorder):
+    """Repeats a little too much."""
+
+    def record(self, function: Any) -> Any:
+        (sums, gradients), repeat = super().record(function)
+
+        def again() -> None:
+            repeat()
+            sums[1][0] += 1e-6
+
+        return (sums, gradients), again
+
+
+def test_a_graph_that_gives_other_numbers_is_not_used(
+    bench: Bench, graphs: list[Cohort], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.run("kd,noisy", work="graphed", epochs=2)
+    monkeypatch.setattr(session.Session, "_recorder", lambda self: Wrong())
+    assert not bench.run("kd,noisy", epochs=2).failed
+    assert bench.contents() == bench.contents("graphed")
+    assert set(told(graphs[1:]).values()) == {(0, "a graph of it gives other numbers")}
 
 
 def test_soft_labels_of_any_kind_are_taken(bench: Bench, request: Any) -> None:

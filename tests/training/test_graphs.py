@@ -5,7 +5,8 @@ import torch
 
 from kdzoo import cli
 from kdzoo.checks import UsageError
-from kdzoo.training.graphs import Stills, chosen_graphs
+from kdzoo.training.graphs import chosen_graphs
+from kdzoo.training.stills import Stills
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
