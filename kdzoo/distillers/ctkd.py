@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kdzoo.checks import Count, Fraction, NonNegative, Positive
 from kdzoo.distillers.base import Distiller
-from kdzoo.functional.divergences import kl_divergence
+from kdzoo.functional.divergences import kl_divergence, softened
 from kdzoo.functional.standardization import comparable
 from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, SoftLabels
 from kdzoo.registry import DISTILLERS
@@ -33,9 +33,8 @@ def ctkd_loss(student_logits: Tensor, soft_labels: SoftLabels, *, temperature: T
 
     Source: Li et al. 2023, eq. 1, with T on both sides and in the factor.
     """
-    log_probs = torch.log_softmax(student_logits / temperature, dim=-1)
     # Whatever makes soft labels divides by it, and takes a tensor as well as a number.
-    target = soft_labels.log_probs(temperature)  # type: ignore[arg-type]
+    log_probs, target = softened(student_logits, soft_labels, temperature)  # type: ignore[arg-type]
     return temperature**2 * kl_divergence(target, log_probs)
 
 

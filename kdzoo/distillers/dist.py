@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdzoo.checks import NonNegative, Positive
 from kdzoo.distillers.base import Distiller
-from kdzoo.functional.divergences import finite
+from kdzoo.functional.divergences import finite, softened
 from kdzoo.functional.standardization import comparable
 from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, SoftLabels
 from kdzoo.registry import DISTILLERS
@@ -34,7 +34,7 @@ def dist_inter_loss(student_logits: Tensor, soft_labels: SoftLabels, *, temperat
 
     Source: Huang et al. 2022, the inter-class relation. Paper: without T^2; authors' code and here: with it.
     """
-    return _distance(*_log_probs(student_logits, soft_labels, temperature), temperature, 1)
+    return _distance(*softened(student_logits, soft_labels, temperature), temperature, 1)
 
 
 def dist_intra_loss(student_logits: Tensor, soft_labels: SoftLabels, *, temperature: float) -> Tensor:
@@ -51,11 +51,7 @@ def dist_intra_loss(student_logits: Tensor, soft_labels: SoftLabels, *, temperat
 
     Source: Huang et al. 2022, the intra-class relation. Paper: without T^2; authors' code and here: with it.
     """
-    return _distance(*_log_probs(student_logits, soft_labels, temperature), temperature, 0).mean()
-
-
-def _log_probs(student_logits: Tensor, soft_labels: SoftLabels, temperature: float) -> tuple[Tensor, Tensor]:
-    return torch.log_softmax(student_logits / temperature, dim=-1), soft_labels.log_probs(temperature)
+    return _distance(*softened(student_logits, soft_labels, temperature), temperature, 0).mean()
 
 
 def _distance(student: Tensor, teacher: Tensor, temperature: float, dim: int) -> Tensor:
@@ -138,6 +134,6 @@ class DIST(Distiller):
     ) -> dict[str, Tensor]:
         """Give both relations' terms."""
         logits, soft_labels = comparable(student.logits, guide.soft_labels, self.needs_scores)
-        both = _log_probs(logits, soft_labels, self.temperature)
+        both = softened(logits, soft_labels, self.temperature)
         inter, intra = (_distance(*both, self.temperature, dim).mean() for dim in (1, 0))
         return {"inter": self.beta * inter, "intra": self.gamma * intra}

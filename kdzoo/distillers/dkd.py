@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from kdzoo.checks import Natural, NonNegative, Positive
 from kdzoo.distillers.base import Distiller
-from kdzoo.functional.divergences import finite
+from kdzoo.functional.divergences import finite, softened
 from kdzoo.functional.standardization import comparable
 from kdzoo.functional.target import shares_of_others, total_of_others
 from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, SoftLabels
@@ -46,8 +45,7 @@ def dkd_loss(
 
     Source: Zhao et al. 2022, eq. 7; T^2 as in the authors' code.
     """
-    target, student = labels[:, None], torch.log_softmax(student_logits / temperature, dim=-1)
-    teacher = soft_labels.log_probs(temperature)
+    target, (student, teacher) = labels[:, None], softened(student_logits, soft_labels, temperature)
     ours, theirs = total_of_others(student, target), finite(total_of_others(teacher, target))
     among_others = shares_of_others(teacher, target, theirs)
     nckd = (among_others * ((finite(teacher) - theirs) - (student - ours))).sum(dim=-1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdzoo.checks import Fraction, Positive
 from kdzoo.distillers.base import Distiller
-from kdzoo.functional.divergences import kl_divergence
+from kdzoo.functional.divergences import kl_divergence, softened
 from kdzoo.functional.standardization import comparable
 from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, SoftLabels
 from kdzoo.registry import DISTILLERS
@@ -47,8 +47,7 @@ def kd_loss(
     Source: Hinton et al. 2015, section 2 (the factor T^2 keeps gradients of one size); for probabilities
         Doshi and Kim 2024, eq. 2.
     """
-    log_probs = torch.log_softmax(student_logits / temperature, dim=-1)
-    soft = soft_labels.log_probs(temperature)
+    log_probs, soft = softened(student_logits, soft_labels, temperature)
     scale = temperature**2 / (student_logits.shape[-1] if reduction == "elementmean" else 1)
     found = kl_divergence(soft, log_probs, scale=scale)
     if divergence == "cross_entropy":

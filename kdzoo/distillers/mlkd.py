@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kdzoo.checks import Fraction, NonNegative, Positive
 from kdzoo.distillers.base import Distiller
-from kdzoo.functional.divergences import kl_divergence
+from kdzoo.functional.divergences import kl_divergence, softened
 from kdzoo.functional.standardization import comparable
 from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, SoftLabels
 from kdzoo.registry import DISTILLERS
@@ -37,7 +37,7 @@ def mlkd_instance_loss(student_logits: Tensor, soft_labels: SoftLabels, *, tempe
 
     Source: Jin et al. 2023, instance-level alignment; T^2 as in the authors' code.
     """
-    student, teacher = _log_probs(student_logits, soft_labels, temperature)
+    student, teacher = softened(student_logits, soft_labels, temperature)
     return kl_divergence(teacher, student, scale=temperature**2)
 
 
@@ -54,7 +54,7 @@ def mlkd_batch_loss(student_logits: Tensor, soft_labels: SoftLabels, *, temperat
 
     Source: Jin et al. 2023, batch-level alignment.
     """
-    student, teacher = (x.exp() for x in _log_probs(student_logits, soft_labels, temperature))
+    student, teacher = (x.exp() for x in softened(student_logits, soft_labels, temperature))
     return _difference(student, teacher)
 
 
@@ -71,7 +71,7 @@ def mlkd_class_loss(student_logits: Tensor, soft_labels: SoftLabels, *, temperat
 
     Source: Jin et al. 2023, class-level alignment.
     """
-    student, teacher = (x.exp() for x in _log_probs(student_logits, soft_labels, temperature))
+    student, teacher = (x.exp() for x in softened(student_logits, soft_labels, temperature))
     return _difference(student.T, teacher.T)
 
 
@@ -87,17 +87,13 @@ def likeness(rows: Tensor) -> Tensor:
     return rows @ rows.T
 
 
-def _log_probs(student_logits: Tensor, soft_labels: SoftLabels, temperature: float) -> tuple[Tensor, Tensor]:
-    return torch.log_softmax(student_logits / temperature, dim=-1), soft_labels.log_probs(temperature)
-
-
 def _difference(student: Tensor, teacher: Tensor) -> Tensor:
     return (likeness(student) - likeness(teacher)).square().sum() / len(student)
 
 
 def _parts(student_logits: Tensor, soft_labels: SoftLabels, temperature: float) -> list[Tensor]:
     """Give all three parts of the batch, from one softmax."""
-    student, teacher = _log_probs(student_logits, soft_labels, temperature)
+    student, teacher = softened(student_logits, soft_labels, temperature)
     ours, theirs = student.exp(), teacher.exp()
     return [
         kl_divergence(teacher, student, scale=temperature**2).mean(),

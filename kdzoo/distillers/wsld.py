@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kdzoo.checks import NonNegative, Positive
 from kdzoo.distillers.base import Distiller
-from kdzoo.functional.divergences import cross_entropy
+from kdzoo.functional.divergences import cross_entropy, softened
 from kdzoo.functional.standardization import comparable
 from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, SoftLabels
 from kdzoo.registry import DISTILLERS
@@ -57,10 +57,10 @@ def wsld_loss(
 
     Source: Zhou et al. 2021, the weighted soft labels; T^2 and the cross-entropy as in the authors' code.
     """
-    log_probs = torch.log_softmax(student_logits / temperature, dim=-1)
+    log_probs, soft = softened(student_logits, soft_labels, temperature)
     # The factor goes to the side that takes no gradient.
     scale = -(temperature**2) * sample_weights(student_logits, soft_labels, labels, eps=eps)
-    return (scale[:, None] * soft_labels.log_probs(temperature).exp() * log_probs).sum(dim=-1)
+    return (scale[:, None] * soft.exp() * log_probs).sum(dim=-1)
 
 
 @DISTILLERS.register("wsld")

@@ -5,6 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kdzoo.outputs import SoftLabels
+
+
+def softened(student_logits: Tensor, soft_labels: SoftLabels, temperature: float) -> tuple[Tensor, Tensor]:
+    """Give what losses on logits compare, as log-probabilities.
+
+    Args:
+        student_logits: [N, K], finite.
+        soft_labels: [N, K] distributions; the temperature divides them only if they are scores.
+        temperature: T, positive; a tensor [] takes gradients.
+
+    Returns:
+        [N, K] of the student, finite, and [N, K] of the soft labels, where -inf is a probability of 0.
+    """
+    return torch.log_softmax(student_logits / temperature, dim=-1), soft_labels.log_probs(temperature)
+
 
 def kl_divergence(target_log_probs: Tensor, log_probs: Tensor, *, scale: float = 1.0) -> Tensor:
     """Compute KL(target || other) of each row.

@@ -33,14 +33,6 @@ def values_and_gradients(
     return found, gradients
 
 
-def test_equal_networks_lose_nothing_and_move_nothing(logits):
-    student = logits(6, 5, 0)
-    for teacher in (student, student + 7.0):
-        for loss, gradient in zip(*values_and_gradients(student, scores(teacher)), strict=True):
-            assert loss.abs() < 1e-12
-            assert gradient.abs().max() < 1e-12
-
-
 def test_only_how_the_teacher_varies_counts(logits):
     """A teacher mixed with the uniform distribution has the same relations, and KD would change."""
     student, soft = logits(6, 5, 0), torch.softmax(logits(6, 5, 1), dim=1)
@@ -147,21 +139,6 @@ def test_tiny_probabilities_have_relations_in_float32(logits):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("classes", [2, 5])
-@pytest.mark.parametrize("samples", [1, 4])
-def test_huge_logits_stay_finite(samples, classes, dtype):
-    labels = torch.arange(samples) % classes
-    student = torch.full((samples, classes), -1e4, dtype=dtype)
-    student[:, 0] = 1e4
-    for teacher in (student, -student, student.flip(1), torch.zeros_like(student)):
-        values_and_gradients(student, scores(teacher))
-        values_and_gradients(teacher, scores(student))
-    for soft in (torch.full_like(student, 1 / classes), torch.eye(classes, dtype=dtype)[labels]):
-        values_and_gradients(student, probabilities(soft))
-        values_and_gradients(-student, probabilities(soft), 0.5)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
 def test_soft_labels_with_zeros_stay_finite(logits, dtype):
     soft = torch.tensor(
         [[1.0, 0.0, 0.0, 0.0], [0.5, 0.0, 0.5, 0.0], [0.0, 0.0, 1.0, 0.0], [0.3, 0.3, 0.4, 0.0]], dtype=dtype
@@ -183,16 +160,6 @@ def test_two_classes_are_alike_or_opposite(logits):
     torch.testing.assert_close(inter, 32 * (1 - agree))
     _, (gradient, _) = values_and_gradients(student, scores(teacher))
     assert gradient.abs().max() < 1e-12
-
-
-def test_gradients_are_those_of_the_values(logits):
-    soft = torch.softmax(logits(4, 5, 1), dim=1)
-    soft[0] = torch.tensor([1.0, 0, 0, 0, 0])
-    mixture = mix([0.5, 0.5], [scores(logits(4, 5, 2)), probabilities(soft)])
-    for given in (scores(logits(4, 5, 1)), probabilities(soft), mixture):
-        student = logits(4, 5, 0).requires_grad_()
-        assert torch.autograd.gradcheck(lambda s, q=given: dist_inter_loss(s, q, temperature=4.0), student)
-        assert torch.autograd.gradcheck(lambda s, q=given: dist_intra_loss(s, q, temperature=4.0), student)
 
 
 def test_a_temperature_softens_the_student_and_scores_only(logits):

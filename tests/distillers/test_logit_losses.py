@@ -6,8 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from kdzoo.distillers.ctkd import ctkd_loss
+from kdzoo.distillers.dist import dist_inter_loss, dist_intra_loss
 from kdzoo.distillers.dkd import dkd_loss
 from kdzoo.distillers.kd import kd_loss
+from kdzoo.distillers.mlkd import mlkd_batch_loss, mlkd_class_loss, mlkd_instance_loss
+from kdzoo.distillers.nkd import nkd_loss
+from kdzoo.distillers.wsld import wsld_loss
 from kdzoo.outputs import SoftLabels, mix, probabilities, scores
 
 Loss = Callable[[Tensor, SoftLabels, Tensor], Tensor]
@@ -25,13 +30,49 @@ def dkd(student: Tensor, soft: SoftLabels, labels: Tensor) -> Tensor:
     return dkd_loss(student, soft, labels, alpha=1.0, beta=8.0, temperature=4.0)
 
 
+def ctkd(student: Tensor, soft: SoftLabels, labels: Tensor) -> Tensor:
+    return ctkd_loss(student, soft, temperature=student.new_tensor(4.0))
+
+
+def nkd(student: Tensor, soft: SoftLabels, labels: Tensor) -> Tensor:
+    return nkd_loss(student, soft, labels, gamma=1.5, temperature=3.0)
+
+
+def wsld(student: Tensor, soft: SoftLabels, labels: Tensor) -> Tensor:
+    return wsld_loss(student, soft, labels, temperature=2.0, eps=1e-7)
+
+
+def wsld_without_eps(student: Tensor, soft: SoftLabels, labels: Tensor) -> Tensor:
+    return wsld_loss(student, soft, labels, temperature=2.0, eps=0.0)
+
+
+def mlkd_instance(student: Tensor, soft: SoftLabels, labels: Tensor) -> Tensor:
+    return mlkd_instance_loss(student, soft, temperature=4.0)
+
+
+def dist_inter(student: Tensor, soft: SoftLabels, labels: Tensor) -> Tensor:
+    return dist_inter_loss(student, soft, temperature=4.0)
+
+
+def whole(part: Callable[..., Tensor]) -> Loss:
+    """A loss of a batch as one of its samples, each of whom has the same share."""
+
+    def loss(student: Tensor, soft: SoftLabels, labels: Tensor) -> Tensor:
+        return part(student, soft, temperature=4.0).expand(len(labels)) / len(labels)
+
+    return loss
+
+
+dist_intra, mlkd_batch, mlkd_class = whole(dist_intra_loss), whole(mlkd_batch_loss), whole(mlkd_class_loss)
+# Nothing is lost by who agrees; the others are cross-entropies.
+DIVERGENCES = [kd, kd_elementmean, ctkd, dkd, dist_inter, dist_intra, mlkd_instance, mlkd_batch, mlkd_class]
+# The others say something across the batch.
+OF_SAMPLES = [kd, kd_elementmean, ctkd, dkd, dist_inter, mlkd_instance, nkd, wsld, wsld_without_eps]
+ALL = [*DIVERGENCES, nkd, wsld, wsld_without_eps]
+
+
 def sure(classes: int, labels: Tensor, dtype: torch.dtype = torch.float64) -> SoftLabels:
     return probabilities(torch.nn.functional.one_hot(labels, classes).to(dtype))
-
-
-@pytest.fixture(params=[kd, kd_elementmean, dkd])
-def loss(request: pytest.FixtureRequest) -> Loss:
-    return request.param
 
 
 def value_and_gradient(
@@ -47,6 +88,7 @@ def value_and_gradient(
     return value, gradient
 
 
+@pytest.mark.parametrize("loss", DIVERGENCES)
 def test_equal_networks_lose_nothing_and_move_nothing(loss, logits):
     student, labels = logits(6, 5, 0), torch.arange(6) % 5
     # A shift of all logits of a sample changes no probability.
@@ -56,15 +98,19 @@ def test_equal_networks_lose_nothing_and_move_nothing(loss, logits):
         assert gradient.abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("loss", ALL)
 def test_different_networks_lose_something(loss, logits):
     student, labels = logits(6, 5, 0), torch.arange(6) % 5
     value, gradient = value_and_gradient(loss, student, scores(logits(6, 5, 1)), labels)
-    assert (value > 1e-3).all()
-    assert (gradient.norm(dim=1) > 1e-3).all()
+    # Of a whole batch: products of probabilities, which have no factor T^2, shared by all samples.
+    least = 1e-3 if loss in OF_SAMPLES else 1e-5
+    assert (value > least).all()
+    assert (gradient.norm(dim=1) > least).all()
     # Probabilities do not change when all logits rise, so a gradient sums to nothing.
     assert gradient.sum(dim=1).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("loss", OF_SAMPLES)
 def test_a_sample_does_not_depend_on_its_batch(loss, logits):
     student, teacher, labels = logits(7, 5, 0), logits(7, 5, 1), torch.arange(7) % 5
     whole, gradients = value_and_gradient(loss, student, scores(teacher), labels)
@@ -81,18 +127,28 @@ def test_a_sample_does_not_depend_on_its_batch(loss, logits):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("classes", [2, 5])
-def test_huge_logits_stay_finite(loss, classes, dtype):
-    labels = torch.arange(4) % classes
-    student = torch.full((4, classes), -1e4, dtype=dtype)
+@pytest.mark.parametrize("samples", [1, 4])
+@pytest.mark.parametrize("loss", ALL)
+def test_huge_logits_stay_finite(loss, samples, classes, dtype):
+    labels = torch.arange(samples) % classes
+    student = torch.full((samples, classes), -1e4, dtype=dtype)
     student[:, 0] = 1e4
     for teacher in (student, -student, student.flip(1), torch.zeros_like(student)):
         value_and_gradient(loss, student, scores(teacher), labels)
-    soft = torch.full((4, classes), 1 / classes, dtype=dtype)
-    value_and_gradient(loss, student, probabilities(soft), labels)
-    value_and_gradient(loss, student, sure(classes, labels, dtype), labels)
-    value_and_gradient(loss, student, sure(classes, (labels + 1) % classes, dtype), labels)
+        value_and_gradient(loss, teacher, scores(student), labels)
+    for logits in (student, -student):
+        soft = torch.full((samples, classes), 1 / classes, dtype=dtype)
+        value_and_gradient(loss, logits, probabilities(soft), labels)
+        value_and_gradient(loss, logits, sure(classes, labels, dtype), labels)
+        value_and_gradient(loss, logits, sure(classes, (labels + 1) % classes, dtype), labels)
 
 
+# What is no limit: DKD's and NKD's other classes where the target had everything, WSLD's weight where it had
+# nothing.
+JUMPS = {dkd: [0, 2], nkd: [0, 2], wsld: [1, 3], wsld_without_eps: [1, 3]}
+
+
+@pytest.mark.parametrize("loss", ALL)
 def test_soft_labels_with_zeros_stay_finite(loss, logits):
     labels = torch.arange(4)
     soft = torch.tensor(
@@ -101,15 +157,18 @@ def test_soft_labels_with_zeros_stay_finite(loss, logits):
     )
     student = logits(4, 4, 0)
     value, _ = value_and_gradient(loss, student, probabilities(soft), labels)
-    # A limit, not a special case: almost zero gives almost the same. Only DKD's other classes jump, where the
-    # target had everything.
-    rows = [1, 3] if loss is dkd else [0, 1, 2, 3]
-    nearly = (soft + 1e-12) / (soft + 1e-12).sum(dim=1, keepdim=True)
+    # A limit, not a special case: almost zero gives almost the same. A class that never is has no relations
+    # in DIST; almost never is nearer to that.
+    least = 1e-30 if loss is dist_intra else 1e-12
+    rows = [n for n in range(4) if n not in JUMPS.get(loss, [])]
+    nearly = (soft + least) / (soft + least).sum(dim=1, keepdim=True)
     torch.testing.assert_close(
         value[rows], loss(student, probabilities(nearly), labels)[rows], rtol=1e-8, atol=1e-8
     )
 
 
+# WSLD's weights are constants of the gradient, and so it is not that of the value.
+@pytest.mark.parametrize("loss", [loss for loss in ALL if loss not in (wsld, wsld_without_eps)])
 def test_gradients_are_those_of_the_values(loss, logits):
     labels = torch.arange(3)
     soft = torch.softmax(logits(3, 4, 1), dim=1)

@@ -6,7 +6,7 @@ from kdzoo.checks import UsageError
 from kdzoo.distillers import build_distiller
 from kdzoo.distillers.kd import kd_loss
 from kdzoo.distillers.mlkd import MLKD, mlkd_batch_loss, mlkd_class_loss, mlkd_instance_loss
-from kdzoo.outputs import Progress, SoftLabels, mix, probabilities, scores
+from kdzoo.outputs import Progress, SoftLabels, probabilities, scores
 
 DTYPES = [torch.float32, torch.float64]
 LABELS = torch.arange(6) % 5
@@ -32,14 +32,6 @@ def values_and_gradients(
         assert loss.isfinite()
         assert gradient.isfinite().all()
     return found, gradients
-
-
-def test_equal_networks_lose_nothing_and_move_nothing(logits):
-    student = logits(6, 5, 0)
-    for teacher in (student, student + 7.0):
-        for loss, gradient in zip(*values_and_gradients(student, scores(teacher)), strict=True):
-            assert loss.abs() < 1e-12
-            assert gradient.abs().max() < 1e-12
 
 
 def test_different_networks_lose_something_on_every_level(logits):
@@ -95,21 +87,6 @@ def test_equal_rows_and_columns_are_finite(logits, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("classes", [2, 5])
-@pytest.mark.parametrize("samples", [1, 4])
-def test_huge_logits_stay_finite(samples, classes, dtype):
-    labels = torch.arange(samples) % classes
-    student = torch.full((samples, classes), -1e4, dtype=dtype)
-    student[:, 0] = 1e4
-    for teacher in (student, -student, student.flip(1), torch.zeros_like(student)):
-        values_and_gradients(student, scores(teacher))
-        values_and_gradients(teacher, scores(student))
-    for soft in (torch.full_like(student, 1 / classes), torch.eye(classes, dtype=dtype)[labels]):
-        values_and_gradients(student, probabilities(soft))
-        values_and_gradients(-student, probabilities(soft), 0.5)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
 def test_soft_labels_with_zeros_stay_finite(logits, dtype):
     soft = torch.tensor(
         [[1.0, 0.0, 0.0, 0.0], [0.5, 0.0, 0.5, 0.0], [0.0, 0.0, 1.0, 0.0], [0.3, 0.3, 0.4, 0.0]], dtype=dtype
@@ -119,16 +96,6 @@ def test_soft_labels_with_zeros_stay_finite(logits, dtype):
     # A limit, not a special case: almost zero gives almost the same.
     nearly = (soft + 1e-12) / (soft + 1e-12).sum(dim=1, keepdim=True)
     torch.testing.assert_close(found, parts(student, probabilities(nearly)))
-
-
-def test_gradients_are_those_of_the_values(logits):
-    soft = torch.softmax(logits(4, 5, 1), dim=1)
-    soft[0] = torch.tensor([1.0, 0, 0, 0, 0])
-    mixture = mix([0.5, 0.5], [scores(logits(4, 5, 2)), probabilities(soft)])
-    for given in (scores(logits(4, 5, 1)), probabilities(soft), mixture):
-        for loss in (mlkd_instance_loss, mlkd_batch_loss, mlkd_class_loss):
-            student = logits(4, 5, 0).requires_grad_()
-            assert torch.autograd.gradcheck(lambda s, q=given, f=loss: f(s, q, temperature=2.0), student)
 
 
 def test_float32_keeps_its_digits(logits):

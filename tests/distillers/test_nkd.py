@@ -6,7 +6,7 @@ from kdzoo.checks import UsageError
 from kdzoo.distillers import build_distiller
 from kdzoo.distillers.nkd import NKD, nkd_loss
 from kdzoo.functional.divergences import cross_entropy
-from kdzoo.outputs import Progress, SoftLabels, mix, probabilities, scores
+from kdzoo.outputs import Progress, SoftLabels, probabilities, scores
 
 LABELS = torch.arange(6) % 5
 DTYPES = [torch.float32, torch.float64]
@@ -83,18 +83,6 @@ def test_a_temperature_softens_scores_and_leaves_probabilities(logits):
     ).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("classes", [2, 5])
-def test_huge_logits_stay_finite(classes, dtype):
-    labels = torch.arange(4) % classes
-    student = torch.full((4, classes), -1e4, dtype=dtype)
-    student[:, 0] = 1e4
-    for teacher in (student, -student, student.flip(1), torch.zeros_like(student)):
-        loss_and_gradient(student, scores(teacher), labels)
-    for other in range(2):
-        loss_and_gradient(student, sure(classes, (labels + other) % classes, dtype), labels)
-
-
 def test_a_large_target_leaves_the_others_apart():
     """Where the target's probability rounds to 1, the others' shares are still known, on both sides."""
     others = torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([[0.1, 0.2, 0.3]])
@@ -142,27 +130,6 @@ def test_soft_labels_with_zeros_are_the_limit_of_small_ones(logits):
     nearly = (soft + 1e-12) / (soft + 1e-12).sum(dim=1, keepdim=True)
     found = [loss_and_gradient(student, probabilities(q), labels) for q in (soft, nearly)]
     torch.testing.assert_close(*found, rtol=1e-8, atol=1e-8)
-
-
-def test_gradients_are_those_of_the_values(logits):
-    labels, soft = torch.arange(3), torch.softmax(logits(3, 4, 1), dim=1)
-    soft[0] = torch.tensor([1.0, 0, 0, 0])
-    soft[1] = torch.tensor([0.5, 0.0, 0.5, 0.0])
-    mixture = mix([0.5, 0.5], [scores(logits(3, 4, 2)), probabilities(soft)])
-    for given in (scores(logits(3, 4, 1)), probabilities(soft), mixture):
-        assert torch.autograd.gradcheck(
-            lambda s, q=given: nkd_loss(s, q, labels, gamma=1.5, temperature=3.0),
-            logits(3, 4, 0).requires_grad_(),
-        )
-
-
-def test_a_sample_does_not_depend_on_its_batch(logits):
-    student, teacher = logits(6, 5, 0), logits(6, 5, 1)
-    whole = loss_and_gradient(student, scores(teacher), LABELS)
-    for n in range(6):
-        rows = slice(n, n + 1)
-        alone = loss_and_gradient(student[rows], scores(teacher[rows]), LABELS[rows])
-        torch.testing.assert_close(alone, (whole[0][rows], whole[1][rows]), rtol=1e-12, atol=1e-14)
 
 
 def test_the_class_is_the_mean_of_the_loss(logits, step):

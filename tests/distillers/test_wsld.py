@@ -112,19 +112,6 @@ def test_a_temperature_softens_scores_and_leaves_probabilities(logits):
     assert (softened[0] - softened[1]).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("eps", EPSILONS)
-@pytest.mark.parametrize("classes", [2, 5])
-def test_huge_logits_stay_finite(classes, eps, dtype):
-    labels = torch.arange(4) % classes
-    student = torch.full((4, classes), -1e4, dtype=dtype)
-    student[:, 0] = 1e4
-    for teacher in (student, -student, student.flip(1), torch.zeros_like(student)):
-        loss_and_gradient(student, scores(teacher), labels, eps=eps)
-    for other in range(2):
-        loss_and_gradient(student, sure(classes, (labels + other) % classes, dtype), labels, eps=eps)
-
-
 def test_soft_labels_with_zeros_are_the_limit_of_small_ones(logits):
     labels, student = torch.arange(4), logits(4, 4, 0)
     soft = torch.tensor(
@@ -145,15 +132,6 @@ def test_every_source_is_taken(logits):
         loss, gradient = loss_and_gradient(student, given, torch.tensor([1, 0, 2]))
         assert (loss >= 0).all()
         assert gradient.sum(dim=1).abs().max() < 1e-12
-
-
-def test_a_sample_does_not_depend_on_its_batch(logits):
-    student, teacher = logits(6, 5, 0), logits(6, 5, 1)
-    whole = loss_and_gradient(student, scores(teacher), LABELS)
-    for n in range(6):
-        rows = slice(n, n + 1)
-        alone = loss_and_gradient(student[rows], scores(teacher[rows]), LABELS[rows])
-        torch.testing.assert_close(alone, (whole[0][rows], whole[1][rows]), rtol=1e-12, atol=1e-14)
 
 
 def test_the_class_is_alpha_times_the_mean_of_the_loss(logits, step):
