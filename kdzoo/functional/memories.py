@@ -33,7 +33,7 @@ def drawn_rows(own: Tensor, first: Tensor, count: Tensor, *, k: int, samples: in
 def scores_of(anchors: Tensor, memory: Tensor, rows: Tensor) -> Tensor:
     """Compute the inner products of anchors and chosen rows of a memory.
 
-    A product with the whole memory is faster than to collect rows, and smaller: [N, J, D] never exists.
+    They are picked from products with the whole memory, so that [N, J, D] never exists.
 
     Args:
         anchors: [N, D].

@@ -1,10 +1,11 @@
 """Steps that a GPU repeats by itself: a member's forward pass, loss, backward pass and optimizer step as one
 CUDA graph.
 
-A small student's step is some hundred kernels of a few microseconds each, and starting them one by one from
-Python takes ten times as long as they run. A graph starts them all at once: the same kernels on the same
-numbers, so that no number changes. What Python would have decided anew in a step must not decide anything,
-so a step is looked at before it is captured, and whatever cannot be captured runs as it always did.
+A small student's step is some hundred short kernels, and Python takes longer to start them one by one than
+the device to run them. A graph starts them all at once: the same kernels on the same numbers, so that no
+number changes. What Python would have decided anew in a step must not decide anything, so a step is looked
+at before it is captured, a member's first graph is compared bit for bit with the step as it comes, and
+whatever cannot be captured runs as it always did.
 """
 
 from __future__ import annotations

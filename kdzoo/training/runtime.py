@@ -72,8 +72,8 @@ def runtime(device: torch.device, threads: int | None) -> Iterator[None]:
 def seed_generators(number: int, device: torch.device) -> None:
     """Seed the default generators that a step draws from, of the CPU and of its device.
 
-    `torch.manual_seed` seeds those of every kind of device; for each kind that is not there it formats the
-    call stack, which takes longer than a small network's layer.
+    `torch.manual_seed` seeds those of every kind of device, and formats the call stack for each kind that is
+    not there.
 
     Args:
         number: the seed.
