@@ -243,7 +243,7 @@ def execute(
         reporter: shows progress; None shows nothing.
         command: how the run was started, for records.
         cuda_graphs: "auto", "on" or "off": whether a GPU repeats students' steps by itself, which changes no
-            number; "auto" does where nothing is compiled.
+            number; "auto" does where nothing is compiled, for methods and networks that are not plug-ins.
 
     Raises:
         UsageError: `workers`, `threads` or `cuda_graphs` is none of those.
@@ -254,7 +254,14 @@ def execute(
     for line in (*planned.remarks, *([remark] if remark else [])):
         reporter.message(line)
     with runtime(planned.device, threads), compiling(planned.compiled):
-        session = Session(planned, reporter, command, workers=check_workers(workers), graphs=graphs)
+        session = Session(
+            planned,
+            reporter,
+            command,
+            workers=check_workers(workers),
+            graphs=graphs,
+            graphs_of_all=cuda_graphs == "on",
+        )
         try:
             session.run()
         finally:

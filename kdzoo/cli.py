@@ -324,7 +324,7 @@ def _add_running(group: argparse._ActionsContainer) -> None:
         default="auto",
         metavar="CHOICE",
         help="on, off or auto: a GPU repeats steps by itself, which changes no number; auto does where "
-        "nothing is compiled (default: auto)",
+        "nothing is compiled, but for plug-ins (default: auto)",
     )
     add(
         "--dry-run",

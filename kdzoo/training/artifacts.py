@@ -316,7 +316,10 @@ class Foundry:
         start = resume([member], {member.name: plan.folder}, self.reporter.message)
         recipe = plan.section.recipe
         with self.images(plan.name, recipe.batch_size) as images:
-            cohort = Cohort([member], images, recipe.epochs, recorder=self.recorder())
+            # A network from outside may decide in Python what nobody sees.
+            outside = "plug_in" in described_network(plan.section)
+            recorder = None if outside else self.recorder()
+            cohort = Cohort([member], images, recipe.epochs, recorder=recorder)
             train(cohort, Training(
                 title=f"{plan.name} ({plan.section.network})", recipe=recipe, splits=self.splits,
                 reporter=self.reporter, folders={member.name: plan.folder}, start=start,

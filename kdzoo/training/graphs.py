@@ -131,6 +131,9 @@ class GraphedStep:
         kind = type(self.optimizer.optimizer)
         # Clipping reports the norm, for which it waits.
         self._whole = kind in _CAPTURED and not self.optimizer.clip_grad_kwargs
+        if not kind.__module__.startswith("torch.optim."):
+            # It may keep gradients, into which a graph writes anew.
+            self.reason = "its optimizer is none of torch's"
 
     def __call__(self, batch: Batch, guide: Guide, progress: Progress, seed: int) -> Sums:
         """Take a step.
@@ -147,8 +150,11 @@ class GraphedStep:
         if self.reason is not None:
             return self._as_it_comes(batch, guide, progress, seed)
         found = list(parts((batch, guide), ""))
-        form = [(name, _form_of(part)) for name, part in found]
-        step = _Step(batch, guide, progress, seed, form, [p for _, p in found if isinstance(p, Tensor)])
+        tensors = [part for _, part in found if isinstance(part, Tensor)]
+        # Two that are the same one share memory in a graph, so that it matters which are.
+        first = {id(tensor): place for place, tensor in reversed(list(enumerate(tensors)))}
+        form = [*((name, _form_of(part)) for name, part in found), [first[id(tensor)] for tensor in tensors]]
+        step = _Step(batch, guide, progress, seed, form, tensors, found)
         graph = self._graph
         if graph is None:
             return self._captured(step) if self._known(form) else self._looked_at(step)
@@ -233,8 +239,12 @@ class GraphedStep:
 
         It waits for the device, once in a training.
         """
-        before = self._numbers()
+        before, known = self._numbers(), set(self.optimizer.optimizer.state)
         names, sums = self._as_it_comes(*step[:4])
+        if set(self.optimizer.optimizer.state) != known:
+            # There is no way back to where the optimizer had nothing of a parameter.
+            self._graph, self.reason = None, "a parameter of it learns only now"
+            return names, sums
         wanted = [*self._numbers(), sums.clone()]
         self._restore(before)
         found = self._repeat(graph, step.seed)
@@ -276,6 +286,8 @@ class GraphedStep:
             self.reason = "it reads tensors that are hidden in objects"
             return None
         versions, rates = list(map(version_of, stills)), self._rates() if self._whole else None
+        kept = self.optimizer.optimizer.state
+        known = set(kept)
         self.optimizer.zero_grad()
         try:
             (sums, gradients), repeat = self._watched(
@@ -284,7 +296,12 @@ class GraphedStep:
         except RuntimeError as fault:
             self.reason = f"it cannot be captured: {str(fault).splitlines()[0]}"
             return None
-        if versions != list(map(version_of, stills)):
+        finally:
+            # Nothing was computed: what was made for a parameter is no number.
+            born = [kept.pop(parameter) for parameter in set(kept) - known]
+        if born:
+            self.reason = "a parameter of it learns only now"
+        elif versions != list(map(version_of, stills)):
             # Whoever writes into what all share is found where the step runs as it comes.
             self.reason = "it writes into what it is given"
         epoch = step.progress.epoch if "epoch" in self._read else None
@@ -328,11 +345,12 @@ class _Step(NamedTuple):
     seed: int
     form: Any
     tensors: list[Tensor]
+    parts: list[tuple[str, Any]]
 
     @property
     def modules(self) -> list[nn.Module]:
         """Networks that soft labels hold, which are read where they are."""
-        return [part for _, part in self.form if isinstance(part, nn.Module)]
+        return [part for _, part in self.parts if isinstance(part, nn.Module)]
 
 
 def _form_of(part: Any) -> Any:

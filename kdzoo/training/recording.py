@@ -41,6 +41,9 @@ class CudaRecorder:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
         self._stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        # The first graph keeps the pool alive, and a broken one what torch's allocator may still ask.
+        self._first: _Recording | None = None
+        self._broken: _Recording | None = None
 
     def record(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
         """Capture what a function starts on the device. Nothing of it is done.
@@ -48,6 +51,8 @@ class CudaRecorder:
         Raises:
             RuntimeError: something of it cannot be captured.
         """
+        if self._broken is not None:
+            raise RuntimeError("another member's capture was broken off")
         before, collecting = torch.cuda.current_stream(self._device), gc.isenabled()
         recording = _Recording(self._pool)
         # What the collector frees on the device would become part of the graph.
@@ -58,12 +63,14 @@ class CudaRecorder:
                 recording.begin()
                 try:
                     result = function()
+                    recording.end()
                 except BaseException:
-                    # It only says that the capture was broken off.
+                    # What a broken capture leaves behind is torch's to know: nothing more is recorded.
+                    self._broken = recording
                     with suppress(RuntimeError):
                         recording.end()
                     raise
-                recording.end()
+            self._first = self._first or recording
         finally:
             before.wait_stream(self._stream)
             if collecting:

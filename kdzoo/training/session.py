@@ -60,6 +60,7 @@ class Session:
         workers: processes that decode streamed pictures.
         checkpoint_seconds: longest time between two checkpoints inside an epoch.
         graphs: whether the device repeats members' steps by itself.
+        graphs_of_all: those of methods and networks from outside, too.
 
     Attributes:
         failed: members that raised, with what they raised; they have no record and are tried again next time.
@@ -71,6 +72,7 @@ class Session:
     workers: int = 0
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     graphs: bool = False
+    graphs_of_all: bool = False
     failed: dict[str, BaseException] = field(default_factory=dict)
 
     def run(self) -> None:
@@ -254,7 +256,16 @@ class Session:
         epochs = plan.benchmark.student.recipe.epochs
         left = [members[p.key] for p in planned]
         recorder = self._recorder()
-        return Cohort(left, images, epochs, shared, sources, seed, setting.classes, recorder), planned
+        cohort = Cohort(left, images, epochs, shared, sources, seed, setting.classes, recorder)
+        for member, origin in zip(left, planned, strict=True):
+            if member.graphed is not None and self._from_outside(origin) and not self.graphs_of_all:
+                member.graphed.reason = "it comes from outside: --cuda-graphs on records it, too"
+        return cohort, planned
+
+    def _from_outside(self, planned: PlannedMember) -> bool:
+        """Say whether what a member runs may decide in Python what nobody sees."""
+        student = self.plan.protocol["student"]
+        return bool({"plug_in", "source_plug_in"} & planned.settings.keys() or "plug_in" in student)
 
     def _recorder(self) -> Recorder | None:
         return CudaRecorder(self.plan.device) if self.graphs else None

@@ -55,6 +55,9 @@ class Stills:
         self._fed |= {i: (s, weakref.ref(t), version_of(t)) for i, (s, t) in new.items()}
 
     def _holds(self, still: Tensor, tensor: Tensor) -> bool:
+        if tensor.is_inference():
+            # It counts no writes, so that it may be another one by now.
+            return False
         fed = self._fed.get(id(still))
         return fed is not None and fed[1]() is tensor and fed[2] == version_of(tensor)
 
@@ -65,5 +68,5 @@ def version_of(tensor: Tensor) -> int:
     Args:
         tensor: [...], of any shape.
     """
-    # Tensors made under inference_mode count no versions; nobody can write into them, either.
+    # Tensors made under inference_mode count no versions; outside of it nobody can write into them.
     return 0 if tensor.is_inference() else tensor._version

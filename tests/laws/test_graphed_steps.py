@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
+from mmengine.registry import OPTIMIZERS
 from tape import TapeRecorder
 from tinyzoo import Bench
 from torch import Tensor
@@ -93,11 +94,23 @@ class Locked(Numbered):
         self.lock = threading.Lock()
 
 
+class Twofold(Numbered):
+    """Soft labels of two tensors that are one at first."""
+
+    def __init__(self, logits: Tensor, number: int) -> None:
+        super().__init__(logits, 0)
+        self.other = logits if number < 12 else -logits
+
+    def log_probs(self, temperature: float) -> Tensor:
+        return ((self.logits + 0.5 * self.other) / temperature).log_softmax(dim=1)
+
+
 class Strange(Source):
     """Gives soft labels of a kind of its own."""
 
-    def __init__(self, *, kind: Literal["numbered", "locked"] = "numbered") -> None:
-        self.kind, self.number = {"numbered": Numbered, "locked": Locked}[kind], 0
+    def __init__(self, *, kind: Literal["numbered", "locked", "twofold"] = "numbered") -> None:
+        self.kind = {"numbered": Numbered, "locked": Locked, "twofold": Twofold}[kind]
+        self.number = 0
 
     def __call__(self, batch: Batch) -> SoftLabels:
         self.number += 1
@@ -129,6 +142,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Cohort]:
 
     monkeypatch.setattr(session.Session, "_cohort", cohort)
     monkeypatch.setattr(session.Session, "_recorder", recorder)
+    # As --cuda-graphs on does; the tiny student comes from outside.
+    monkeypatch.setattr(session.Session, "_from_outside", lambda self, planned: False)
     return cohorts
 
 
@@ -221,6 +236,80 @@ def test_what_python_decides_runs_as_it_comes(bench: Bench, request: Any) -> Non
     assert found["scratch"] == (4 * 9 - 2, None)
 
 
+class Late(Distiller):
+    """Has a part that learns from the second epoch on alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(4, 4)
+
+    def forward(
+        self, student: ModelOutput, guide: Guide, batch: Batch, progress: Progress
+    ) -> dict[str, Tensor]:
+        logits = self.head(student.logits) if progress.epoch > 0 else student.logits
+        return {"late": logits.square().mean()}
+
+
+class Keeping(torch.optim.SGD):
+    """Keeps each gradient, and takes the last one along."""
+
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                last = self.state[parameter].get("last")
+                self.state[parameter]["last"] = parameter.grad
+                parameter.data -= 0.01 * (parameter.grad if last is None else parameter.grad + last)
+
+
+@pytest.mark.parametrize("changes", ["", 'recipe["optimizer"] = dict(type="AdamW", lr=1e-3)\n'])
+@pytest.mark.parametrize("count", [150, 40])
+def test_parts_that_learn_late_learn_alike(
+    bench: Bench, request: Any, tmp_path: Path, changes: str, count: int
+) -> None:
+    """Their optimizer has no state yet when the step is recorded."""
+    DISTILLERS.register("late")(Late)
+    try:
+        bench = Bench(tmp_path, f'data = dict(type="tiny", count={count})\n' + changes)
+        assert not bench.run("late,kd", epochs=4).failed
+        cohorts = request.getfixturevalue("graphs")
+        assert not bench.run("late,kd", work="graphed", epochs=4).failed
+    finally:
+        DISTILLERS._module_dict.pop("late")
+    assert bench.contents("graphed") == bench.contents()
+    if not changes:
+        assert told(cohorts)["late"][1] == "a parameter of it learns only now"
+    assert told(cohorts)["kd"][1] is None
+
+
+def test_an_optimizer_from_elsewhere_runs_as_it_comes(bench: Bench, request: Any, tmp_path: Path) -> None:
+    OPTIMIZERS.register_module(name="Keeping", module=Keeping)
+    try:
+        bench = Bench(tmp_path, LONGER + 'recipe["optimizer"] = dict(type="Keeping", lr=0.05)\n')
+        bench.run("kd", epochs=2)
+        cohorts = request.getfixturevalue("graphs")
+        bench.run("kd", work="graphed", epochs=2)
+    finally:
+        OPTIMIZERS._module_dict.pop("Keeping")
+    assert bench.contents("graphed") == bench.contents()
+    assert told(cohorts) == {"kd": (0, "its optimizer is none of torch's")}
+
+
+def test_what_comes_from_outside_is_recorded_only_if_it_is_asked_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohorts: list[Cohort] = []
+    real = Cohort.close
+    monkeypatch.setattr(Cohort, "close", lambda self: (cohorts.append(self), real(self)))
+    monkeypatch.setattr(session.Session, "_recorder", lambda self: TapeRecorder())
+    bench.run("kd,noisy,kd+strange", student="lenet5", teacher="resnet8")
+    outside = (0, "it comes from outside: --cuda-graphs on records it, too")
+    found = told(cohorts[-1:])
+    assert found["noisy"] == found["kd+strange"] == outside
+    assert found["kd"][1] is None
+    bench.run("scratch", work="own")
+    assert told(cohorts[-1:]) == {"scratch": outside}
+
+
 class Wrong(TapeRecorder):
     """Repeats a little too much."""
 
@@ -245,13 +334,14 @@ def test_a_graph_that_gives_other_numbers_is_not_used(
 
 
 def test_soft_labels_of_any_kind_are_taken(bench: Bench, request: Any) -> None:
-    methods = "kd+strange,dkd+strange:kind=locked"
+    methods = "kd+strange,dkd+strange:kind=locked,kd+strange:kind=twofold"
     bench.run(methods, epochs=3)
     cohorts = request.getfixturevalue("graphs")
     bench.run(methods, work="graphed", epochs=3)
-    assert len(bench.contents()) == 2
+    assert len(bench.contents()) == 3
     assert bench.contents("graphed") == bench.contents()
     found = told(cohorts)
+    assert found["kd+strange:kind=twofold"][0] > 5
     assert found["kd+strange"] == (0, "what it is given differs from step to step")
     assert found["dkd+strange:kind=locked"][0] == 0
     assert found["dkd+strange:kind=locked"][1].startswith("what it reads cannot be copied: ")

@@ -70,3 +70,15 @@ def test_layouts_stay_as_they_are_or_are_refused():
     with torch.inference_mode():
         made = torch.ones(3)
     assert stills.of([made])[0].tolist() == [1.0] * 3
+
+
+def test_what_is_made_under_inference_mode_is_always_copied():
+    """It counts no writes."""
+    stills = Stills()
+    with torch.inference_mode():
+        made = torch.ones(3)
+    (still,) = stills.of([made])
+    with torch.inference_mode():
+        made += 1
+    stills.feed([still], [made])
+    assert still.tolist() == [2.0] * 3
