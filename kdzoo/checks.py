@@ -193,8 +193,10 @@ def options_of(target: type | Callable[..., Any]) -> dict[str, Option]:
             a function.
 
     Returns:
-        The options by name, in declared order.
+        The options by name, in declared order; those of a class that is made of others are stated there.
     """
+    if isinstance(target, type) and "stated_options" in vars(target):
+        return dict(vars(target)["stated_options"])
     function: Any = vars(target).get("__init__") or target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
     function = inspect.unwrap(function)
     hints = typing.get_type_hints(function, include_extras=True)

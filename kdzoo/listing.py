@@ -26,7 +26,8 @@ def listing(what: str, *, verbose: bool) -> str:
     if what == "methods":
         words = [f"{name} expands to {', '.join(methods)}" for name, methods in groups().items()]
         grammar = (
-            "grammar: distiller[:name=value]*[+source[:name=value]*]; wildcards such as *+reffakd expand"
+            "grammar: distiller[:name=value]*[+source[:name=value]*], with a sum of distillers such as "
+            "crd~kd in place of one; wildcards such as *+reffakd expand"
         )
         return "\n\n".join([_registered(DISTILLERS, verbose), "\n".join([grammar, *words])])
     if what == "sources":

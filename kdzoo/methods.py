@@ -1,7 +1,8 @@
 """The method grammar: `distiller[:name=value]*[+source[:name=value]*]`, its shorthands and its one canonical
-spelling.
+spelling; in place of a distiller may stand a sum of two or three.
 
 kd    dkd:beta=4    dkd+reffakd    kd:temperature=20:alpha=0.6+reffakd:gamma=auto    reffakd = kd+reffakd
+crd~kd    at~kd:alpha=0.5    at~kd+reffakd
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ TABLE8 = ("at", "kd", "fitnet", "kdsvd", "pkt", "rkd", "dkd", "dkd+reffakd", "re
 
 # Words that stand for several methods.
 GROUPS = ("table8", "all")
+
+# Between the distillers of a sum, and how many there are at most.
+JOINT = "~"
+MOST_JOINED = 3
 
 # Of a canonical spelling, in characters: more no record takes.
 LONGEST = 1000
@@ -46,8 +51,8 @@ class Method:
 
     Attributes:
         name: the canonical spelling, which records and tables show.
-        distiller: registered name.
-        options: all options of the distiller.
+        distiller: registered name; those of a sum in alphabetical order, joined by "~".
+        options: all options of the distiller; those of a sum as "crd.weight".
         source: registered name of the source of soft labels, None where the method uses none.
         source_options: all options of the source.
         source_content: what the source reads beside them, such as the hash of a file; empty until planned.
@@ -70,27 +75,30 @@ class Defaults:
     sources: Mapping[str, Mapping[str, Any]]
 
 
-def parse(text: str) -> tuple[Part, Part | None]:
-    """Split a spelling into its distiller and its source, without asking whether they exist.
+def parse(text: str) -> tuple[tuple[Part, ...], Part | None]:
+    """Split a spelling into its distiller, or those of a sum, and its source, without asking whether they
+    exist.
 
     Raises:
         UsageError: it does not follow the grammar.
     """
-    if "~" in text:
+    who, (joined, *sources) = f"method {text!r}", _PLUS.split(text)
+    summed = joined.split(JOINT)
+    if len(sources) > 1 or not all(_PART.fullmatch(part) for part in (*summed, *sources)):
         raise UsageError(
-            f"method {text!r}: sums of distillers (~) are not part of this version. List them one by one."
+            f"{who}: must be distiller[:name=value]*[+source[:name=value]*], for example dkd:beta=4 or "
+            "kd:temperature=20+reffakd, or a sum of distillers in place of one, for example crd~kd."
         )
-    parts = _PLUS.split(text)
-    if len(parts) > 2 or not all(_PART.fullmatch(part) for part in parts):
-        raise UsageError(
-            f"method {text!r}: must be distiller[:name=value]*[+source[:name=value]*], "
-            "for example dkd:beta=4 or kd:temperature=20+reffakd."
-        )
-    found = []
-    for part in parts:
-        name, *assignments = part.split(":")
-        found.append(Part(name, _pairs(f"method {text!r}", assignments)))
-    return found[0], (found[1] if len(found) > 1 else None)
+    distillers = tuple(_part(who, part) for part in summed)
+    names = [part.name for part in distillers]
+    if len(names) > MOST_JOINED or len(set(names)) < len(names):
+        raise usage(who, "a sum", f"of at most {MOST_JOINED} distillers, each once", JOINT.join(names))
+    return distillers, (_part(who, sources[0]) if sources else None)
+
+
+def _part(who: str, text: str) -> Part:
+    name, *assignments = text.split(":")
+    return Part(name, _pairs(who, assignments))
 
 
 def parse_part(who: str, text: str) -> Part:
@@ -135,22 +143,22 @@ def resolve(text: str, defaults: Defaults) -> Method:
     Raises:
         UsageError: the grammar, a name, an option or a combination is wrong.
     """
-    from kdzoo.registry import BY_PLUGIN, DISTILLERS, SOURCES
+    from kdzoo.registry import DISTILLERS, SOURCES
 
     who = f"method {text!r}"
-    distiller, source = parse(text)
-    if distiller.name not in DISTILLERS.names() and distiller.name in SOURCES.names():
-        shorthand = SOURCES.find(distiller.name).shorthand
-        if source is not None or not shorthand:
-            raise UsageError(
-                f"{who}: {distiller.name!r} is a source of soft labels. Write kd+{distiller.name}."
-            )
-        distiller, source = Part(shorthand, {}), distiller
-    if distiller.name not in DISTILLERS.names():
-        raise unknown(who, "distiller", distiller.name, [*DISTILLERS.names(), *_shorthands()], BY_PLUGIN)
-    cls = DISTILLERS.find(distiller.name)
+    distillers, source = parse(text)
+    if len(distillers) == 1 and source is None and _is_source(distillers[0].name):
+        shorthand = SOURCES.find(distillers[0].name).shorthand
+        if shorthand:
+            distillers, source = (Part(shorthand, {}),), distillers[0]
     problems = Problems()
-    usual = _usual(cls, cls.scaled_options(defaults.epochs), defaults.methods.get(distiller.name, {}), who)
+    for part in distillers:
+        with problems:
+            _check_distiller(who, part.name, [p.name for p in distillers])
+    problems.raise_all()
+    distiller = _joined(distillers)
+    cls = DISTILLERS.find(distiller.name, who)
+    usual = _usual(cls, cls.scaled_options(defaults.epochs), _configured(distillers, defaults.methods), who)
     options, source_options = usual, {}
     with problems:
         options = checked(who, options_of(cls), {**usual, **distiller.options})
@@ -188,8 +196,60 @@ def _usual(target: type, scaled: Mapping[str, Any], config: Mapping[str, Any], w
     return checked(who, options_of(target), {**scaled, **config}, partly=True)
 
 
+def _is_source(name: str) -> bool:
+    from kdzoo.registry import DISTILLERS, SOURCES
+
+    return name not in DISTILLERS.names() and name in SOURCES.names()
+
+
+def _check_distiller(who: str, name: str, names: Sequence[str]) -> None:
+    """Refuse what is no distiller, one of a sum or alone."""
+    from kdzoo.registry import BY_PLUGIN, DISTILLERS
+
+    if _is_source(name):
+        others = [n for n in names if n not in (name, "kd")]
+        advice = f"{JOINT.join(sorted([*others, 'kd']))}+{name}"
+        raise UsageError(f"{who}: {name!r} is a source of soft labels. Write {advice}.")
+    if name not in DISTILLERS.names():
+        raise unknown(who, "distiller", name, [*DISTILLERS.names(), *_shorthands()], BY_PLUGIN)
+
+
+def _joined(distillers: Sequence[Part]) -> Part:
+    """Give the distillers of a sum as one, whatever their order; one alone as it is."""
+    if len(distillers) == 1:
+        return distillers[0]
+    ordered = sorted(distillers, key=lambda part: part.name)
+    options = {f"{part.name}.{option}": value for part in ordered for option, value in part.options.items()}
+    return Part(JOINT.join(part.name for part in ordered), options)
+
+
+def _configured(distillers: Sequence[Part], methods: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Give what a benchmark sets for a distiller; for those of a sum, but what a sum has its own defaults
+    for."""
+    from kdzoo.registry import DISTILLERS
+
+    names = sorted(part.name for part in distillers)
+    found: dict[str, Any] = {}
+    for name in names if len(names) > 1 else ():
+        own, given = DISTILLERS.find(name).sum_options, methods.get(name, {})
+        found |= {f"{name}.{option}": value for option, value in given.items() if option not in own}
+    for name, given in methods.items():
+        # A config may name the distillers of a sum in any order.
+        found |= given if sorted(name.split(JOINT)) == names else {}
+    return found
+
+
 def _spelled(name: str, options: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
-    return ":".join([name, *(f"{k}={spelled(v)}" for k, v in options.items() if (k, v) not in usual.items())])
+    """Write a distiller or a source with the options that are not the usual ones; a sum part by part."""
+    other = {option: value for option, value in options.items() if (option, value) not in usual.items()}
+    parts = name.split(JOINT)
+    if len(parts) == 1:
+        return ":".join([name, *(f"{option}={spelled(value)}" for option, value in other.items())])
+    own: dict[str, dict[str, Any]] = {part: {} for part in parts}
+    for option, value in other.items():
+        part, _, short = option.rpartition(".")
+        own[part][short] = value
+    return JOINT.join(_spelled(part, own[part], {}) for part in parts)
 
 
 def _why_no_source(distiller: str, source: str, needs: frozenset[str]) -> str:

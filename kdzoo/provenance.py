@@ -119,6 +119,9 @@ def plug_in(thing: Any) -> str | None:
     Raises:
         UsageError: a file was changed after it was run, so that no hash would tell what runs.
     """
+    if made_of := vars(thing).get("made_of"):
+        hashes = [plug_in(part) for part in made_of.values()]
+        return digest_of(repr(hashes).encode()) if any(hashes) else None
     if _package(thing) == "kdzoo":
         return None
     found: set[tuple[str, str]] = set()

@@ -6,13 +6,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from mmengine.registry import Registry as MMRegistry
 
 from kdzoo.checks import UsageError, check_positional, unknown, usage
-from kdzoo.methods import GROUPS, NAME
+from kdzoo.methods import GROUPS, JOINT, NAME
 from kdzoo.provenance import remember
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -32,6 +32,8 @@ class Registry(MMRegistry):  # type: ignore[misc]
     def __init__(self, name: str, location: str, places: int | None = None) -> None:
         super().__init__(name, scope="kdzoo", locations=[location])
         self._places = places
+        self._join: Callable[[Mapping[str, Any]], Any] | None = None
+        self._joined: dict[Any, Any] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
         """Register a class or function under a name.
@@ -65,8 +67,21 @@ class Registry(MMRegistry):  # type: ignore[misc]
         super().import_from_location()
         load_installed()
 
+    def join(self, make: Callable[[Mapping[str, Any]], Any]) -> Callable[[Mapping[str, Any]], Any]:
+        """Let names joined by `~` stand for what is made of the things that they name.
+
+        Args:
+            make: from what is registered, by name, to what they are together.
+        """
+        self._join = make
+        return make
+
+    def has(self, name: str) -> bool:
+        """Say whether a name, or each of several that are joined, is registered."""
+        return set(name.split(JOINT) if self._join else [name]) <= set(self.names())
+
     def find(self, name: str, who: str = "kdzoo") -> Any:
-        """Give what is registered under a name.
+        """Give what is registered under a name, or made of what several names joined by `~` stand for.
 
         Raises:
             UsageError: there is none; the message has the nearest names.
@@ -74,6 +89,13 @@ class Registry(MMRegistry):  # type: ignore[misc]
         self.import_from_location()
         if not isinstance(name, str):
             raise usage(who, self.name, "a name", name)
+        if self._join and JOINT in name:
+            things = {part: self.find(part, who) for part in sorted(name.split(JOINT))}
+            found = tuple(things.items())
+            # Whoever asks gets the same one, as long as its parts are the same.
+            if found not in self._joined:
+                self._joined[found] = self._join(things)
+            return self._joined[found]
         if name not in self._module_dict:
             raise unknown(who, self.name, name, self.names(), BY_PLUGIN)
         return self._module_dict[name]

@@ -50,7 +50,16 @@ SPELLINGS = [
     ("kd+teacher_mean:temperature=4.0", "kd+teacher_mean"),
     ("kd+file:kind=scores:path=a/b-1.0.npy", "kd+file:path=a/b-1.0.npy:kind=scores"),
     ("kd+file:path=1e+3=x.npy:kind=probabilities", "kd+file:path=1e+3=x.npy:kind=probabilities"),
-]
+    ("crd~kd", "crd~kd"),
+    ("kd~crd", "crd~kd"),
+    ("kd:alpha=1.0~crd:weight=0.80", "crd~kd"),
+    ("kd:alpha=0.9~at", "at~kd:alpha=0.9"),
+    ("at:p=3:weight=2~kd:temperature=1e+1+reffakd:gamma=2",
+     "at:weight=2:p=3~kd:temperature=10+reffakd:gamma=2"),
+    ("rkd~at~kd+teacher", "at~kd~rkd"),
+    ("dkd:warmup=20~at", "at~dkd"),
+    ("rkd~at", "at~rkd"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "name"), SPELLINGS)
@@ -100,6 +109,16 @@ def test_options_are_resolved_from_signature_length_and_benchmark():
     assert resolve("reffakd", SET).source_options["gamma"] == 0.008
     longer = Defaults(40, {"dkd": {"warmup": 7}}, {})
     assert resolve("dkd", longer).options["warmup"] == 7
+
+
+def test_sums_take_what_a_benchmark_sets_but_for_their_own_defaults():
+    options = resolve("dkd~kd", SET).options
+    assert (options["kd.temperature"], options["kd.alpha"]) == (20.0, 1.0)
+    assert (options["dkd.beta"], options["dkd.warmup"]) == (2.0, 4)
+    assert resolve("dkd~kd:alpha=0.6", SET).name == "dkd~kd:alpha=0.6"
+    both = Defaults(40, {**SET.methods, "kd~dkd": {"kd.alpha": 0.6}}, {})
+    assert resolve("kd:alpha=0.6~dkd", both).name == "dkd~kd"
+    assert resolve("dkd~kd", both).options["kd.alpha"] == 0.6
 
 
 FOLLOWED = Defaults(40, {}, {"reffakd": {"gamma": 0.008, "draws": 3}, "permuted": {"draws": 2}})
@@ -255,7 +274,8 @@ def test_what_is_no_sentence_of_the_grammar(text):
         resolve(text, PLAIN)
     assert str(caught.value) == (
         f"method {text!r}: must be distiller[:name=value]*[+source[:name=value]*], "
-        "for example dkd:beta=4 or kd:temperature=20+reffakd."
+        "for example dkd:beta=4 or kd:temperature=20+reffakd, or a sum of distillers in place of one, "
+        "for example crd~kd."
     )
 
 
@@ -264,7 +284,14 @@ def test_what_is_no_sentence_of_the_grammar(text):
     [
         ("kd:alpha=1:alpha=0", "option 'alpha' is given twice. Give it once."),
         ("reffakd:draws=1:draws=1", "option 'draws' is given twice."),
-        ("kd~dkd", "sums of distillers (~) are not part of this version."),
+        ("crd~kd~at~pkt", "a sum must be of at most 3 distillers, each once, got 'crd~kd~at~pkt'."),
+        ("kd~kd:alpha=0", "a sum must be of at most 3 distillers, each once, got 'kd~kd'."),
+        ("crd~reffakd", "'reffakd' is a source of soft labels. Write crd~kd+reffakd."),
+        ("dkd~kd~uniform", "'uniform' is a source of soft labels. Write dkd~kd+uniform."),
+        ("at~kdd", "there is no distiller 'kdd'. Did you mean "),
+        ("at~kd:pp=2", "there is no option 'kd.pp'. "),
+        ("at:p=0~kd", "at.p must be a number in [1, inf), got '0'."),
+        ("at~fitnet+reffakd", "'at~fitnet' reads the teacher's stages and takes no soft labels."),
         ("kdd", "there is no distiller 'kdd'. Did you mean "),
         ("refakd", "there is no distiller 'refakd'. Did you mean 'reffakd'"),
         ("kd+refakd", "there is no source 'refakd'. Did you mean 'reffakd'"),
@@ -328,11 +355,12 @@ def test_all_mistakes_of_a_method_are_told_at_once():
 
 
 def test_parse_asks_nothing_of_the_registry():
-    distiller, source = parse("nosuch:a=1:b=x=y+other:c=1e+3")
+    (distiller,), source = parse("nosuch:a=1:b=x=y+other:c=1e+3")
     assert (distiller.name, distiller.options) == ("nosuch", {"a": "1", "b": "x=y"})
     assert source is not None
     assert (source.name, source.options) == ("other", {"c": "1e+3"})
-    assert parse("a.b-c")[0].name == "a.b-c"
+    assert parse("a.b-c")[0][0].name == "a.b-c"
+    assert [part.name for part in parse("b~a:x=1~c+d")[0]] == ["b", "a", "c"]
 
 
 def test_groups_and_lists():

@@ -40,6 +40,9 @@ from kdzoo.registry import DISTILLERS
 TEACHER_FIELDS = frozenset({"stages", "embedding", "preactivations", "classifier"})
 NEEDS = TEACHER_FIELDS | {"soft_labels", "indices"}
 
+# Between the name of one of a sum's methods and what its digest is called.
+PREFIX_END = "/"
+
 
 class Distiller(nn.Module):
     """A method: the terms that it adds to a student's loss, and the weight that it leaves to the labels.
@@ -62,6 +65,7 @@ class Distiller(nn.Module):
         needs_scores: whether its soft labels must be scores, such as a teacher's; probabilities are refused
             before training.
         pairs: the stages that learn from each other, where the method pairs stages; they stand in records.
+        sum_options: defaults that hold where the method is one of a sum, in place of its own.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -70,6 +74,7 @@ class Distiller(nn.Module):
     version: ClassVar[int] = 1
     digest_options: ClassVar[tuple[str, ...]] = ()
     digest_scope: ClassVar[str] = "sample"
+    sum_options: ClassVar[Mapping[str, Any]] = {}
     options: Mapping[str, Any] = {}
     needs_scores: bool = False
     pairs: tuple[StagePair, ...] = ()
@@ -109,6 +114,16 @@ class Distiller(nn.Module):
     def label_weight(self, progress: Progress) -> float:
         """Give the factor of the cross-entropy with the labels, which the member adds."""
         return 1.0
+
+    def label_weight_in_sum(self, progress: Progress) -> float:
+        """Give the most that the method leaves to the labels where it is one of a sum; the least of them all
+        counts."""
+        return self.label_weight(progress)
+
+    def readers(self) -> Mapping[str, Distiller]:
+        """Give the methods whose digests the guide is made of, by what the names of each begin with: itself
+        for all but sums. Their digests are made once and kept as those of the methods alone."""
+        return {"": self}
 
     def digest(self, teacher: ModelOutput) -> dict[str, Tensor]:
         """Give what the method keeps of the teacher's output: computed once a batch, without gradients.
@@ -176,7 +191,7 @@ class Distiller(nn.Module):
         own: dict[str, Tensor] = self(
             declared(student, self.needs)._replace(logits=student.logits), guide, batch, progress
         )
-        _check_terms(type(self).__name__, own)
+        check_terms(type(self).__name__, own)
         if not labels and not own:
             raise FormError(
                 f"{type(self).__name__}: there is nothing to train for in epoch {progress.epoch}: no "
@@ -287,8 +302,16 @@ def _check_digest(who: str, kept: object) -> None:
             )
 
 
-def _check_terms(who: str, terms: object) -> None:
-    """Refuse terms that cannot be added up, by their form alone: nothing waits for the device."""
+def check_terms(who: str, terms: object) -> None:
+    """Refuse terms that cannot be added up, by their form alone: nothing waits for the device.
+
+    Args:
+        who: the method's class, for the message.
+        terms: what its `forward` returned.
+
+    Raises:
+        FormError: they are no named scalars.
+    """
     who += ".forward"
     if not isinstance(terms, dict):
         raise FormError(

@@ -185,7 +185,7 @@ def deploying(record: Record) -> type[Distiller] | None:
         record: of a student. A plug-in that registers its method must be loaded.
     """
     name = record.settings["method"]["distiller"]
-    method = DISTILLERS.find(name) if name in DISTILLERS.names() else None
+    method = DISTILLERS.find(name) if DISTILLERS.has(name) else None
     # Bound to the class, so that the functions themselves tell whether it has its own.
     own = method is not None and method.redeployed.__func__ is not Distiller.redeployed.__func__  # type: ignore[attr-defined]
     return method if own else None

@@ -45,14 +45,21 @@ def declares_itself(subject: Subject) -> None:
     if unknown:
         raise ContractError(f"digest_options must name options of its own, got {unknown}.")
     check_options(options)
+    _check_own(cls, "sum_options", cls.sum_options)
     for epochs in EPOCHS:
         with told(f"in scaled_options({epochs})"):
             scaled = cls.scaled_options(epochs)
-        strange = sorted(set(scaled) - set(options))
-        if strange:
-            raise ContractError(f"scaled_options must give options of its own, got {strange}.")
-        for name, value in scaled.items():
-            check_value(options[name], value, f"scaled_options({epochs})")
+        _check_own(cls, "scaled_options", scaled, f"({epochs})")
+
+
+def _check_own(cls: type[Distiller], what: str, given: Mapping[str, Any], at: str = "") -> None:
+    """Raise where a class gives values to options that it has not, or values that they do not accept."""
+    options = options_of(cls)
+    strange = sorted(set(given) - set(options))
+    if strange:
+        raise ContractError(f"{what} must give options of its own, got {strange}.")
+    for name, value in given.items():
+        check_value(options[name], value, f"{what}{at}")
 
 
 def check_options(options: Mapping[str, Option]) -> None:

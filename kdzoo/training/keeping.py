@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdzoo.distillers.base import Distiller
+from kdzoo.distillers.base import PREFIX_END, Distiller
 from kdzoo.outputs import ModelOutput, Shapes
 from kdzoo.provenance import plug_in
 from kdzoo.sources.base import Source
 from kdzoo.training.bank import Entry, needed_bytes
 from kdzoo.training.faults import told
-from kdzoo.training.networks import digest_key, is_kept
+from kdzoo.training.networks import digest_key, is_kept, teacher_readers
 
 # Of the teacher's output, what methods may have kept for them.
 FIELDS = ("logits", "embedding", "stages", "preactivations")
@@ -88,9 +88,10 @@ def wants_of(
     found: dict[Any, Want] = {}
     running: dict[str, str] = {}
 
-    def add(user: str, place: Any, settings: Mapping[str, Any], rows: Callable[[ModelOutput], Rows]) -> None:
+    def add(
+        user: str, label: str, place: Any, settings: Mapping[str, Any], rows: Callable[[ModelOutput], Rows]
+    ) -> None:
         if place not in found:
-            label = place if isinstance(place, str) else user.partition(":")[0].partition("+")[0]
             found[place] = Want(place, _entry(label, settings, rows, shapes, digests), rows, ())
         users = dict.fromkeys((*found[place].users, user))
         found[place] = replace(found[place], users=tuple(users))
@@ -101,18 +102,19 @@ def wants_of(
             if source.teacher_fields is None:
                 running[name] = "its source may read all that the teacher returns (no teacher_fields)"
             fields |= source.teacher_fields or set()
-        if distiller is not None and distiller.needs_teacher():
-            if is_kept(distiller):
-                settings = _settings(distiller, student)
+        for prefix, reader in teacher_readers(distiller).items():
+            if is_kept(reader):
+                label = prefix.removesuffix(PREFIX_END) or name.partition(":")[0].partition("+")[0]
+                settings = _settings(reader, student)
                 try:
-                    add(name, digest_key(distiller), settings, distiller.detached_digest)
+                    add(name, label, digest_key(reader), settings, reader.detached_digest)
                 except Exception as error:
                     # Perhaps two samples are too few. If it is at fault, its first step ends its member.
                     running[name] = f"its digest cannot be made of a trial of two samples: {told(error)}"
             else:
-                fields |= distiller.needs & set(FIELDS)
+                fields |= reader.needs & set(FIELDS)
         for read in sorted(fields):
-            add(name, read, {"field": read}, _Field(read))
+            add(name, read, read, {"field": read}, _Field(read))
     return list(found.values()), running
 
 

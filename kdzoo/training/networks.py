@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from kdzoo.distillers.base import Distiller
+from kdzoo.distillers.base import Digest, Distiller
 from kdzoo.outputs import Batch, ModelOutput, mapped, widened
 
 Digests = dict[Any, dict[str, Tensor]]
@@ -90,7 +90,7 @@ class SharedTeacher:
             batch: of the step.
             distiller: the method; it reads a teacher.
         """
-        if digest_key(distiller) not in self._digests:
+        if any(digest_key(reader) not in self._digests for reader in teacher_readers(distiller).values()):
             self._live(batch)
 
     def digest(self, batch: Batch, distiller: Distiller) -> dict[str, Tensor]:
@@ -100,10 +100,15 @@ class SharedTeacher:
             batch: of the step.
             distiller: the method; it reads a teacher.
         """
-        key = digest_key(distiller)
-        if key not in self._digests:
-            self._digests[key] = self._digest(batch, distiller)
-        return self._digests[key]
+        found: dict[str, Tensor] = {}
+        for prefix, reader in teacher_readers(distiller).items():
+            key = digest_key(reader)
+            if key not in self._digests:
+                self._digests[key] = self._digest(batch, reader)
+            if not prefix:
+                return self._digests[key]
+            found |= {f"{prefix}{name}": tensor for name, tensor in self._digests[key].items()}
+        return Digest(found)
 
     def made(self) -> Iterator[Any]:
         """List what was made for the batch so far, which many share."""
@@ -153,6 +158,16 @@ class SharedTeacher:
             images = images.repeat(-(-self._fewest // count), 1, 1, 1)[: self._fewest]
         output = run_network(self.network, images, self._precision, channels_last=True)
         return ModelOutput(*mapped(output, lambda tensor: tensor[:count])) if count < len(images) else output
+
+
+def teacher_readers(distiller: Distiller | None) -> dict[str, Distiller]:
+    """Give those of a method's readers that read a teacher; none of what is no method.
+
+    Args:
+        distiller: the method.
+    """
+    readers = {} if distiller is None else distiller.readers()
+    return {prefix: reader for prefix, reader in readers.items() if reader.needs_teacher()}
 
 
 def is_kept(distiller: Distiller) -> bool:

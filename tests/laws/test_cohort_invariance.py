@@ -72,3 +72,10 @@ def test_a_method_that_inherits_a_digest_has_one_of_its_own(bench: Bench) -> Non
         DISTILLERS._module_dict.pop("squared")
     alone, together = (bench.contents(work)["squared", 0] for work in ("alone", "together"))
     assert alone == together
+
+
+@pytest.mark.parametrize("methods", ["kd~noisy", "at~kd+reffakd", "crd~kd", "ctkd~fitnet~pkt"])
+def test_sums_are_equal_alone_and_in_a_cohort(bench: Bench, methods: str) -> None:
+    bench.run(f"at,{methods},noisy,pkt")
+    bench.run(methods, work="alone")
+    assert bench.contents("alone")[methods, 0] == bench.contents()[methods, 0]

@@ -74,6 +74,15 @@ def test_a_bank_filled_by_other_methods_and_lengths_serves_all_alike(plain, tmp_
     assert passes(warm) == 0
 
 
+def test_a_sum_reads_what_is_kept_for_its_methods_alone(tmp_path):
+    bank = tmp_path / "bank"
+    live = run(tmp_path / "a", "at~kd,fitnet~pkt", epochs=2, teacher_bank="off")
+    run(tmp_path / "b", "at,fitnet,pkt,kd", epochs=2, teacher_bank=bank)
+    warm = run(tmp_path / "c", "at~kd,fitnet~pkt", epochs=2, teacher_bank=bank)
+    assert of(warm) == of(live)
+    assert passes(warm) == 0
+
+
 def test_what_is_too_large_for_the_limit_keeps_the_teacher_running_and_is_named(plain, tmp_path, capsys):
     some = run(tmp_path, epochs=3, views=2, bank_limit=0.0005, progress=True)
     assert of(some) == of(plain)

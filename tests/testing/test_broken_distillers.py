@@ -3,7 +3,7 @@ and besides only those rules do that its fault breaks as well. Their whole twins
 
 import copy
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 from unittest import SkipTest
 
@@ -198,6 +198,13 @@ class ShortTraining(Soft):
     @classmethod
     def scaled_options(cls, epochs: int) -> dict[str, Any]:
         return {"weight": epochs // 10}
+
+
+@breaks("declares_itself", "sum_options must give options of its own, got ['wieght']")
+class Summed(Soft):
+    """Has a default for sums that is for no option."""
+
+    sum_options: ClassVar[Mapping[str, Any]] = {"wieght": 1.0}
 
 
 @breaks("declares_itself", "['terms'] belong to all distillers. Override forward, label_weight or digest")
