@@ -20,7 +20,7 @@ from kdzoo.data.arrays import as_dataset
 from kdzoo.data.progress import Display, Terminal, shown_by
 from kdzoo.distillers import Distiller
 from kdzoo.models.base import outputs_of
-from kdzoo.outputs import Batch, Setting, shapes_of
+from kdzoo.outputs import Batch, Setting, norms_of, shapes_of
 from kdzoo.registry import DISTILLERS, SOURCES
 from kdzoo.results.leaderboard import leaderboard, plain_rows, terminal_table
 from kdzoo.results.record import Record
@@ -369,6 +369,7 @@ def build_distiller(
         teacher_head=getattr(teacher, "classifier", None),
         classes=classes,
         labels=torch.empty(0, dtype=torch.int64) if labels is None else labels,
+        teacher_norms=None if teacher is None else norms_of(teacher),
     )
     return distillers.build_distiller(name, setting, options).to(of_student.logits.device)
 

@@ -98,6 +98,8 @@ class Setting(NamedTuple):
         positions: [N] int64, where their images stood in the data set as it was loaded; None where nothing
             was taken off it.
         loaded: training images of the data set as it was loaded; None for as many as labels.
+        teacher_norms: weight [C] and bias [C] of the batch norm that ends each of the teacher's stages before
+            the activation; None where the teacher does not tell, or nobody needs preactivations.
     """
 
     student: Shapes
@@ -107,6 +109,17 @@ class Setting(NamedTuple):
     labels: Tensor
     positions: Tensor | None = None
     loaded: int | None = None
+    teacher_norms: tuple[tuple[Tensor, Tensor], ...] | None = None
+
+
+def norms_of(network: torch.nn.Module) -> tuple[tuple[Tensor, Tensor], ...] | None:
+    """Give the numbers of the batch norms that end a network's stages before the activation.
+
+    Args:
+        network: one that has these batch norms as `stage_norms`, fine to coarse; None for any other.
+    """
+    norms = getattr(network, "stage_norms", None)
+    return None if norms is None else tuple((norm.weight.detach(), norm.bias.detach()) for norm in norms)
 
 
 def shapes_of(output: ModelOutput) -> Shapes:

@@ -381,8 +381,10 @@ def declared_setting(cls: type[Distiller], setting: Setting) -> Setting:
         setting: of all methods that are trained together.
     """
     if not cls.needs_teacher():
-        return setting._replace(teacher=None, teacher_head=None)  # type: ignore[arg-type]
-    return setting if "classifier" in cls.needs else setting._replace(teacher_head=None)
+        return setting._replace(teacher=None, teacher_head=None, teacher_norms=None)  # type: ignore[arg-type]
+    head = setting.teacher_head if "classifier" in cls.needs else None
+    norms = setting.teacher_norms if "preactivations" in cls.needs else None
+    return setting._replace(teacher_head=head, teacher_norms=norms)
 
 
 def check_networks(who: str, cls: type[Distiller], setting: Setting) -> None:

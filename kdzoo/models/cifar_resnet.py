@@ -69,6 +69,11 @@ class CifarResNet(nn.Module):
             inputs = width
         self.classifier = nn.Linear(inputs, num_classes)
 
+    @property
+    def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
+        """Give the batch norm that ends each stage, of residual blocks that of the main branch."""
+        return self.stages.norms
+
     def forward(self, images: Tensor) -> ModelOutput:
         """Classify [N, C, H, W] images; three stages, at H, H / 2 and H / 4; the embedding is [N, D]."""
         stages, preactivations = self.stages(self.stem(images))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -58,6 +60,11 @@ def conv_norm(
 class Stage(nn.Sequential):
     """Blocks that end before their last ReLU, each followed by it."""
 
+    @property
+    def norm(self) -> nn.BatchNorm2d:
+        """Give the batch norm that ends the last block's main branch, which is called `main`."""
+        return cast(nn.BatchNorm2d, cast(nn.Sequential, self[-1].main)[-1])
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Give the stage's output and the same before its last ReLU."""
         for block in self:
@@ -68,6 +75,11 @@ class Stage(nn.Sequential):
 
 class Stages(nn.ModuleList):
     """Stages, each of which gives its output and the same before its last ReLU."""
+
+    @property
+    def norms(self) -> tuple[nn.BatchNorm2d, ...]:
+        """Give the batch norm that ends each stage before its last ReLU."""
+        return tuple(cast(nn.BatchNorm2d, stage.norm) for stage in self)
 
     def forward(self, x: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Give the outputs of all stages, fine to coarse, and the same before their last ReLU."""

@@ -108,6 +108,11 @@ class ResNet(nn.Module):
             self.stages.append(Stage(*blocks))
         self.classifier = nn.Linear(inputs * cells, num_classes)
 
+    @property
+    def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
+        """Give the batch norm that ends each stage, of residual blocks that of the main branch."""
+        return self.stages.norms
+
     def forward(self, images: Tensor) -> ModelOutput:
         """Classify [N, C, H, W] images; four stages, at H, H / 2, H / 4 and H / 8."""
         stages, preactivations = self.stages(self.stem(images))

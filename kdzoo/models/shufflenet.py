@@ -163,6 +163,11 @@ class ShuffleNetV1(nn.Module):
             inputs = width
         self.classifier = nn.Linear(inputs, num_classes)
 
+    @property
+    def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
+        """Give the batch norm that ends each stage, of residual blocks that of the main branch."""
+        return self.stages.norms
+
     def forward(self, images: Tensor) -> ModelOutput:
         """Classify [N, C, H, W] images; three stages, at H / 2, H / 4, H / 8; the embedding is [N, 960]."""
         stages, preactivations = self.stages(self.stem(images))

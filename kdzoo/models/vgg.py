@@ -13,6 +13,8 @@ stem; here: the first is no stage, nor below 64 pixels the fourth, which has the
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -56,6 +58,11 @@ class VGG(nn.Module):
         self.classifier = nn.Linear(channels, num_classes)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
+
+    @property
+    def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
+        """Give the batch norm that ends each stage."""
+        return tuple(cast(nn.BatchNorm2d, cast(nn.Sequential, self.blocks[end])[-1]) for end in self.ends)
 
     def forward(self, images: Tensor) -> ModelOutput:
         """Classify [N, C, H, W] images; three stages or four, from H / 2 down; the embedding is [N, 512]."""

@@ -39,6 +39,7 @@ class Case(NamedTuple):
         head: the teacher's classifier, where it has one.
         classes: K.
         probabilities: [N, K] soft labels that no temperature touches; None takes the teacher's scores.
+        norms: weight and bias of the batch norm that ends each of the teacher's stages, where it has them.
     """
 
     name: str
@@ -48,12 +49,16 @@ class Case(NamedTuple):
     head: nn.Module | None
     classes: int
     probabilities: Tensor | None = None
+    norms: tuple[tuple[Tensor, Tensor], ...] | None = None
 
     @property
     def setting(self) -> Setting:
         """Describe the case as distillers are built for it."""
         labels = torch.arange(16 * self.classes) % self.classes
-        return Setting(shapes_of(self.student), shapes_of(self.teacher), self.head, self.classes, labels)
+        return Setting(
+            shapes_of(self.student), shapes_of(self.teacher), self.head, self.classes, labels,
+            teacher_norms=self.norms,
+        )  # fmt: skip
 
     def fresh(self) -> Case:
         """Copy it: tensors and classifier of its own, so that nothing of one check reaches the next."""
@@ -140,7 +145,13 @@ def make_case(
     indices = torch.arange(1, samples + 1) if labels == "in turn" else 1 + classes * torch.arange(samples)
     batch = Batch(images, indices % classes, indices)
     probabilities = _with_zeros(samples, classes) if soft_labels == "zeros" else None
-    return Case(name, of_student, of_teacher, batch, head, classes, probabilities).fresh()
+    norms = tuple(_norm(stage.shape[1]) for stage in of_teacher.stages)
+    return Case(name, of_student, of_teacher, batch, head, classes, probabilities, norms).fresh()
+
+
+def _norm(channels: int) -> tuple[Tensor, Tensor]:
+    """Give weight and bias of a batch norm: some channels are mostly negative, and some hardly ever."""
+    return torch.linspace(0.2, 1.5, channels), torch.linspace(-1.0, 2.0, channels)
 
 
 def _with_zeros(samples: int, classes: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kdzoo.models import build_model
 from kdzoo.models.base import outputs_of
-from kdzoo.outputs import Batch, ModelOutput
+from kdzoo.outputs import Batch, ModelOutput, norms_of
 from kdzoo.testing.inputs import Case
 
 
@@ -108,4 +108,5 @@ def pair_case(pair: NetworkPair) -> Case:
     student, teacher = (outputs_of(network, pair.images) for network in (pair.student, pair.teacher))
     samples, classes = student.logits.shape
     batch = Batch(pair.images, torch.arange(samples) % classes, torch.arange(samples))
-    return Case(pair.name, student, teacher, batch, getattr(pair.teacher, "classifier", None), classes)
+    head, norms = getattr(pair.teacher, "classifier", None), norms_of(pair.teacher)
+    return Case(pair.name, student, teacher, batch, head, classes, norms=norms)

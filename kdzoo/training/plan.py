@@ -14,7 +14,7 @@ from kdzoo.data import Dataset
 from kdzoo.data.picture_files import PictureFiles
 from kdzoo.methods import Method
 from kdzoo.models import build_model, output_shapes
-from kdzoo.outputs import Setting, Shapes
+from kdzoo.outputs import Setting, Shapes, norms_of
 from kdzoo.results.record import Record
 from kdzoo.results.store import read_record
 from kdzoo.training.artifacts import ArtifactPlan
@@ -162,24 +162,24 @@ class Plan:
 def setting_of(plan: Plan, teacher: bool) -> Setting:
     """Describe the pair of networks to methods, from shapes alone: nothing is initialised or run on data.
 
-    The teacher's classifier has no numbers yet, either.
+    The teacher's classifier and batch norms have no numbers yet, either.
 
     Args:
         plan: benchmark and data.
         teacher: whether any method needs one; without need it is not even built.
     """
 
-    def described(section: Section) -> tuple[Shapes, torch.nn.Module | None]:
+    def described(section: Section) -> tuple[Shapes, torch.nn.Module]:
         with torch.device("meta"):
             network = plan.build_network(section)
-            head = getattr(network, "classifier", None)
-            return output_shapes(network, plan.data.channels, plan.size), head
+            return output_shapes(network, plan.data.channels, plan.size), network
 
-    shapes, head = described(plan.benchmark.section("teacher")) if teacher else (None, None)
+    shapes, network = described(plan.benchmark.section("teacher")) if teacher else (None, None)
     return Setting(
         student=described(plan.benchmark.student)[0],
         teacher=shapes,  # type: ignore[arg-type]
-        teacher_head=head,
+        teacher_head=getattr(network, "classifier", None),
+        teacher_norms=None if network is None else norms_of(network),
         classes=len(plan.data.classes),
         labels=torch.from_numpy(plan.data.train.labels),
         positions=None if plan.data.train.positions is None else torch.from_numpy(plan.data.train.positions),

@@ -22,7 +22,7 @@ from kdzoo.data.views import resize
 from kdzoo.distillers import build_distiller
 from kdzoo.files import open_lock
 from kdzoo.keys import key
-from kdzoo.outputs import Setting
+from kdzoo.outputs import Setting, norms_of
 from kdzoo.registry import DISTILLERS
 from kdzoo.results.sheet import check_sheet
 from kdzoo.results.words import counted
@@ -244,7 +244,8 @@ class Session:
         plan, seed = self.plan, planned[0].seed
         setting = setting_of(plan, teacher=teacher is not None)
         if teacher:
-            setting = setting._replace(teacher_head=getattr(teacher.network, "classifier", None))
+            head = getattr(teacher.network, "classifier", None)
+            setting = setting._replace(teacher_head=head, teacher_norms=norms_of(teacher.network))
         members = {p.key: self._member(p, setting) for p in planned}
         shared = None
         if teacher is not None:

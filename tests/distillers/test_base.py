@@ -200,14 +200,33 @@ class Heading(Curious):
     needs = frozenset({"classifier"})
 
 
+class Before(Curious):
+    """Reads stages before their activation."""
+
+    needs = frozenset({"preactivations"})
+
+
 def test_a_method_is_not_shown_the_teacher_that_others_brought(setting):
-    whole = setting._replace(teacher_head=torch.nn.Linear(4, 5))
-    plain, reading, heading = (build_distiller(cls, whole).seen for cls in (Curious, Reading, Heading))
+    norms = ((torch.ones(2), torch.zeros(2)),)
+    stages = setting.teacher.stages
+    whole = setting._replace(
+        teacher_head=torch.nn.Linear(4, 5), teacher_norms=norms,
+        student=setting.student._replace(preactivations=stages),
+        teacher=setting.teacher._replace(preactivations=stages),
+    )  # fmt: skip
+    plain, reading, heading, before = (
+        build_distiller(cls, whole).seen for cls in (Curious, Reading, Heading, Before)
+    )
     assert plain.teacher is None
     assert plain.teacher_head is None
     assert reading.teacher is whole.teacher
     assert reading.teacher_head is None
-    assert heading is whole
+    assert heading.teacher is whole.teacher
+    assert heading.teacher_head is whole.teacher_head
+    assert (
+        before.teacher_head is plain.teacher_norms is reading.teacher_norms is heading.teacher_norms is None
+    )
+    assert before.teacher_norms is norms
 
 
 @pytest.mark.parametrize("needs", [{"embedding"}, ["embedding"], ("embedding",)])
