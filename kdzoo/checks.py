@@ -129,7 +129,7 @@ def spelled(value: object) -> str:
 @dataclass(frozen=True)
 class Option:
     """A keyword argument that a user may set, or must where it is required: name, what it accepts, default
-    (None where it is required), and a line of documentation."""
+    (None where it is required, or may stay absent), and a line of documentation."""
 
     name: str
     kinds: tuple[type, ...]
@@ -138,6 +138,7 @@ class Option:
     default: Any
     doc: str = ""
     required: bool = False
+    absent: bool = False
 
     @property
     def accepted(self) -> str:
@@ -195,8 +196,9 @@ def options_of(target: type | Callable[..., Any]) -> dict[str, Option]:
     Returns:
         The options by name, in declared order; those of a class that is made of others are stated there.
     """
-    if isinstance(target, type) and "stated_options" in vars(target):
-        return dict(vars(target)["stated_options"])
+    stated = getattr(target, "stated_options", None)
+    if isinstance(target, type) and stated is not None:
+        return dict(stated())
     function: Any = vars(target).get("__init__") or target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
     function = inspect.unwrap(function)
     hints = typing.get_type_hints(function, include_extras=True)
@@ -293,7 +295,7 @@ def checked(
     values = {}
     for name, option in options.items():
         with problems:
-            if name in given:
+            if name in given and not (option.absent and given[name] is None):
                 values[name] = option.parse(who, given[name])
             elif not option.required:
                 values[name] = option.default
@@ -355,6 +357,6 @@ def check_options_of(cls: type) -> None:
         # Those of the class that declares them: one that inherits it may pass on a part of its own.
         values = checked(type(self).__name__, options_of(cls), given)
         declared(self, *sized, **values)
-        self.options = values
+        self.options = cls.resolved(values) if hasattr(cls, "resolved") else values
 
     cls.__init__ = checked_init  # type: ignore[misc]

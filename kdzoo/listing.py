@@ -9,9 +9,11 @@ from typing import Any
 from tabulate import tabulate
 
 from kdzoo.checks import options_of
+from kdzoo.distillers import Distiller
 from kdzoo.methods import groups
 from kdzoo.models.base import Family
 from kdzoo.registry import DATASETS, DISTILLERS, MODELS, SOURCES, Registry
+from kdzoo.results.costs import cost_of
 from kdzoo.results.words import counted
 from kdzoo.training.benchmark import benchmark_names, describe_benchmark, load_benchmark
 
@@ -63,16 +65,24 @@ def _page(name: str, thing: Any) -> str:
     facts = [["paper", getattr(thing, "paper", "")], ["year", getattr(thing, "year", 0) or ""]]
     facts.append(["version", getattr(thing, "version", "")])
     if hasattr(thing, "needs"):
-        facts.append(["needs", _needs(thing.needs)])
+        told = getattr(thing, "follows_options", False)
+        facts.append(["needs", "what its options name" if told else _needs(thing.needs)])
     if _is_family(thing):
         facts.append(["names", thing.where])
-    for what in ("trains", "builds"):
+    for what in ("trains", "classifiers", "builds"):
         if getattr(thing, what, ()):
             facts.append([what, ", ".join(getattr(thing, what))])
+    if isinstance(thing, type) and issubclass(thing, Distiller):
+        facts.append(["cost", cost_of(name)])
     if getattr(thing, "follows", ""):
         facts.append(["follows", f"{thing.follows}, in what a benchmark sets for it"])
     rows = [[k, v] for k, v in facts if v != ""]
-    for option in options_of(thing.build if _is_family(thing) else thing).values():
+    made_of_others = bool(getattr(thing, "part_names", list)())
+    if made_of_others:
+        rows.append(["NAME", "default 0; the weight of the source of that name"])
+        rows.append(["NAME.OPTION", "an option of the source of that name"])
+    options = {} if made_of_others else options_of(thing.build if _is_family(thing) else thing)
+    for option in options.values():
         default = str(option.default).lower() if isinstance(option.default, bool) else option.default
         usual = "required" if option.required else f"default {default}"
         rows.append([option.name, f"{usual}; {option.accepted}"])

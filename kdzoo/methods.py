@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +32,7 @@ LONGEST = 1000
 # What may be registered; with the member of a family behind it, as it is spelled; and with options.
 NAME = re.compile(r"[A-Za-z_][\w.-]*")
 _MEMBER = re.compile(NAME.pattern + r"(:[A-Za-z_][\w./-]*)?")
-_PART = re.compile(NAME.pattern + r"(:[A-Za-z_]\w*=[^:]*)*")
+_PART = re.compile(NAME.pattern + r"(:[A-Za-z_][\w.-]*=[^:]*)*")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=[^:]*", re.DOTALL)
 # A plus sign before a digit belongs to a number such as 1e+3.
 _PLUS = re.compile(r"\+(?=[A-Za-z_])")
@@ -174,11 +175,10 @@ def resolve(text: str, defaults: Defaults) -> Method:
     source = source or Part("teacher", {})
     with problems:
         kind = SOURCES.find(source.name, who)
-        known = options_of(kind)
-        followed = defaults.sources.get(kind.follows, {})
-        inherited = {option: value for option, value in followed.items() if option in known}
-        usual_source = _usual(kind, inherited, defaults.sources.get(source.name, {}), who)
-        source_options = checked(who, known, {**usual_source, **source.options})
+        usual_source = _usual_source(source.name, defaults, who)
+        source_options = checked(who, options_of(kind), {**usual_source, **source.options})
+        with _told_by(who):
+            source_options = kind.resolved(_asked_for(kind, source_options, source.options))
     problems.raise_all()
     spelled_source = _spelled(source.name, source_options, usual_source)
     if kind.shorthand == name:
@@ -194,6 +194,38 @@ def resolve(text: str, defaults: Defaults) -> Method:
 def _usual(target: type, scaled: Mapping[str, Any], config: Mapping[str, Any], who: str) -> dict[str, Any]:
     """Give the options where the user is silent; one that is required may be missing."""
     return checked(who, options_of(target), {**scaled, **config}, partly=True)
+
+
+def _usual_source(name: str, defaults: Defaults, who: str) -> dict[str, Any]:
+    """Give a source's options where the user is silent; of one that is made of others theirs, too."""
+    from kdzoo.registry import SOURCES
+
+    kind = SOURCES.find(name)
+    known = options_of(kind)
+    followed = defaults.sources.get(kind.follows, {})
+    inherited = {option: value for option, value in followed.items() if option in known}
+    for part in kind.part_names():
+        own = _usual_source(part, defaults, who)
+        inherited |= {f"{part}.{option}": value for option, value in own.items()}
+    return _usual(kind, inherited, defaults.sources.get(name, {}), who)
+
+
+def _asked_for(kind: Any, options: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
+    """Leave out what a benchmark sets for sources that a mixture does not have."""
+    idle = {name for name in kind.part_names() if not options.get(name)}
+    return {
+        name: value for name, value in options.items()
+        if name in given or name.rpartition(".")[0] not in idle
+    }  # fmt: skip
+
+
+@contextmanager
+def _told_by(who: str) -> Iterator[None]:
+    """Put a method's name before what a source says of its options."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{who}: {error}") from error
 
 
 def _is_source(name: str) -> bool:
@@ -282,7 +314,12 @@ def universe() -> list[str]:
 
 def _complete(registry: Any) -> list[str]:
     """List what a registry has that works without any option given."""
-    return [n for n in registry.names() if not any(o.required for o in options_of(registry.find(n)).values())]
+    things = {name: registry.find(name) for name in registry.names()}
+    return [
+        name for name, thing in things.items()
+        if not getattr(thing, "needs_options", False)
+        and not any(option.required for option in options_of(thing).values())
+    ]  # fmt: skip
 
 
 def _with_sources(distiller: str) -> list[str]:

@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,8 +120,7 @@ def plug_in(thing: Any) -> str | None:
         UsageError: a file was changed after it was run, so that no hash would tell what runs.
     """
     if made_of := vars(thing).get("made_of"):
-        hashes = [plug_in(part) for part in made_of.values()]
-        return digest_of(repr(hashes).encode()) if any(hashes) else None
+        return plug_ins(made_of.values())
     if _package(thing) == "kdzoo":
         return None
     found: set[tuple[str, str]] = set()
@@ -134,6 +133,16 @@ def plug_in(thing: Any) -> str | None:
     if len(found) == 1:
         return found.pop()[1]
     return digest_of("\n".join("\0".join(pair) for pair in sorted(found)).encode())
+
+
+def plug_ins(things: Iterable[Any]) -> str | None:
+    """Hash what defines several things from outside kdzoo, in their order; None where all are its own.
+
+    Args:
+        things: registered classes or functions.
+    """
+    hashes = [plug_in(thing) for thing in things]
+    return digest_of(repr(hashes).encode()) if any(hashes) else None
 
 
 def parts_of(module: str, things: Sequence[Any] = ()) -> list[Part]:

@@ -31,6 +31,9 @@ def test_verbose_pages_have_papers_and_every_option(what):
         own = page.split(f"\n\n{name}: ")[-1] if f"\n\n{name}: " in page else page
         own = own.split("\n\n")[0]
         assert getattr(thing, "paper", "").split(",")[0] in own
+        if getattr(thing, "part_names", list)():
+            assert {"NAME", "NAME.OPTION"} < {line.split()[0] for line in own.splitlines()}
+            continue
         for option in options_of(thing).values():
             assert any(line.split()[:1] == [option.name] for line in own.splitlines()), option.name
             default = str(option.default).lower() if isinstance(option.default, bool) else option.default

@@ -236,20 +236,34 @@ def values(option):
     return st.one_of(found)
 
 
+SIMPLE = [name for name in SOURCES.names() if name != "mixture"]
+
+
 @st.composite
 def spellings(draw):
     def part(name, cls):
         options = options_of(cls)
         chosen = draw(st.lists(st.sampled_from(list(options)), unique=True)) if options else []
         chosen += [o for o in options if options[o].required and o not in chosen]
-        return ":".join([name, *(f"{o}={draw(values(options[o]))}" for o in chosen)])
+        given = {o: "b/teacher/a" if o == "teachers" else draw(values(options[o])) for o in chosen}
+        return ":".join([name, *(f"{option}={value}" for option, value in given.items())])
 
-    distiller = draw(st.sampled_from(DISTILLERS.names()))
-    cls = DISTILLERS.find(distiller)
-    text = part(distiller, cls)
+    def mixed():
+        names = draw(st.lists(st.sampled_from(SIMPLE), min_size=2, max_size=3, unique=True))
+        shares = [0.25, 0.75] if len(names) == 2 else ["5e-1", 0.125, 0.375]
+        words = [f"{name}={share}" for name, share in zip(names, shares, strict=True)]
+        for name in names:
+            own = part(name, SOURCES.find(name)).split(":")[1:]
+            words += [f"{name}.{word}" for word in own]
+        return ":".join(["mixture", *draw(st.permutations(words))])
+
+    names = draw(st.lists(st.sampled_from(DISTILLERS.names()), min_size=1, max_size=3, unique=True))
+    # Two that judge networks of their own are refused.
+    cls = DISTILLERS.find("~".join(names))
+    text = "~".join(part(name, DISTILLERS.find(name)) for name in names)
     source = draw(st.sampled_from([None, *SOURCES.names()]))
     if source is not None and "soft_labels" in cls.needs:
-        text += "+" + part(source, SOURCES.find(source))
+        text += "+" + (mixed() if source == "mixture" else part(source, SOURCES.find(source)))
     return text
 
 
@@ -372,7 +386,7 @@ def test_groups_and_lists():
     assert everything[: len(table8)] == table8
     assert set(DISTILLERS.names()) <= set(everything)
     used = {resolve(m, PLAIN).source for m in everything}
-    assert used - {None} == set(SOURCES.names()) - {"file"}
+    assert used - {None} == set(SOURCES.names()) - {"file", "ensemble", "mixture"}
     assert len(set(everything)) == len(everything)
 
 
@@ -431,7 +445,7 @@ def test_wildcards_that_match_nothing_are_all_named():
     assert [line.split(".")[0] for line in lines] == [
         "methods: nothing matches 'x*'", "methods: nothing matches '*+zzz'",
     ]  # fmt: skip
-    for names in (DISTILLERS.names(), set(SOURCES.names()) - {"file"}):
+    for names in (DISTILLERS.names(), set(SOURCES.names()) - {"file", "ensemble", "mixture"}):
         assert all(re.search(rf"\b{name}\b", lines[0]) for name in names)
-    assert "file" not in lines[0]
+    assert not any(name in lines[0] for name in ("file", "ensemble", "mixture"))
     assert len(lines[0]) < 500

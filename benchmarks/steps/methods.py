@@ -2,10 +2,12 @@
 
     python -m benchmarks.steps.methods --benchmark cifar100_resnet32x4_resnet8x4 --data-root DIR
     python -m benchmarks.steps.methods --show benchmarks/steps/results/methods-*.json
+    python -m benchmarks.steps.methods --ship benchmarks/steps/results/methods-*.json
 
 Times are of one cohort of all methods: each step is everybody's, one after the other, and the median of a
 member's own seconds counts. Memory is of a process for each method, that of two steps. The teacher's weights
-are random, its batch norms fitted to one batch; optimizer and learning rate are the benchmark's.
+are random, its batch norms fitted to one batch; optimizer and learning rate are the benchmark's. `--ship`
+makes a record's numbers those that `kdzoo list methods -v` shows.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import torch
 from tabulate import tabulate
 
 from kdzoo.registry import DISTILLERS
+from kdzoo.results import costs
 from kdzoo.training.benchmark import load_benchmark
 from kdzoo.training.choices import choose_device
 from kdzoo.training.runtime import runtime
@@ -62,11 +65,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--show", type=Path, nargs="+", help="write the tables of records, and measure nothing"
     )
+    parser.add_argument(
+        "--ship", type=Path, help="let `kdzoo list methods -v` show a record's numbers, and measure nothing"
+    )
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.show:
         for path in options.show:
             print(table(json.loads(path.read_text())) + "\n")
+        return 0
+    if options.ship:
+        costs.PATH.write_text(
+            json.dumps(costs.shipped(json.loads(options.ship.read_text())), indent=1) + "\n"
+        )
         return 0
     with tempfile.TemporaryDirectory(prefix="steps-") as folder:
         pair = _pair(options, options.work_dir or Path(folder))

@@ -27,11 +27,9 @@ class Sum(Distiller):
 
     Attributes:
         made_of: the methods' classes by name, in alphabetical order.
-        stated_options: their options.
     """
 
     made_of: ClassVar[Mapping[str, type[Distiller]]] = {}
-    stated_options: ClassVar[Mapping[str, Option]] = {}
 
     def __init__(self, methods: Mapping[str, Distiller]) -> None:
         super().__init__()
@@ -45,6 +43,17 @@ class Sum(Distiller):
     def methods(self) -> dict[str, Distiller]:
         """Give the methods by name."""
         return dict(zip(self._names, self._methods, strict=True))  # type: ignore[arg-type]
+
+    @classmethod
+    def stated_options(cls) -> dict[str, Option]:
+        """Give the options of all methods, with the defaults that they have in a sum."""
+        found = {}
+        for name, part in cls.made_of.items():
+            for option in options_of(part).values():
+                default = part.sum_options.get(option.name, option.default)
+                whole = f"{name}.{option.name}"
+                found[whole] = replace(option, name=whole, default=default)
+        return found
 
     @classmethod
     def for_setting(cls, setting: Setting, **options: Any) -> Distiller:
@@ -149,7 +158,6 @@ def summed(methods: Mapping[str, type[Distiller]]) -> type[Sum]:
         "__doc__": f"The sum of {' and '.join(methods)}: their terms, and one label term.",
         "__module__": __name__,
         "made_of": dict(methods),
-        "stated_options": _options(methods),
         "needs": frozenset().union(*(part.needs for part in classes)),
         "paper": "; ".join(part.paper for part in classes),
         "year": max(part.year for part in classes),
@@ -162,14 +170,3 @@ def summed(methods: Mapping[str, type[Distiller]]) -> type[Sum]:
         own = methods[deploying[0]]
         declares["redeployed"] = classmethod(lambda cls, student, weights: own.redeployed(student, weights))
     return type(name, (Sum,), declares)
-
-
-def _options(methods: Mapping[str, type[Distiller]]) -> dict[str, Option]:
-    """Give the options of all methods, with the defaults that they have in a sum."""
-    found = {}
-    for name, part in methods.items():
-        for option in options_of(part).values():
-            default = part.sum_options.get(option.name, option.default)
-            whole = f"{name}.{option.name}"
-            found[whole] = replace(option, name=whole, default=default)
-    return found

@@ -63,6 +63,20 @@ class Workshop(Protocol):
         """
         ...
 
+    def classifier(self, name: str) -> Callable[[Batch], ModelOutput]:
+        """Train a network that the source declares in `classifiers` on the labels, or fetch it if it was
+        trained before, and as what it was trained: the teacher of one benchmark is the same for all.
+
+        Args:
+            name: its section in the benchmark's config, which names network and schedule; "student" for the
+                student's own; or a model, for the teacher's section with that network.
+
+        Returns:
+            What gives the network's output for a batch, in evaluation mode and without gradients; it runs
+            once, however many ask.
+        """
+        ...
+
     def untrained(self, name: str, purpose: str) -> nn.Module:
         """Build a network that the source declares in `builds`, with initial weights keyed by the run's seed.
 
@@ -92,7 +106,9 @@ class Workshop(Protocol):
 class Source:
     """Where soft labels come from. A source never sees a student.
 
-    Options are keyword-only arguments of `__init__`, checked like a distiller's.
+    Options are keyword-only arguments of `__init__`, checked like a distiller's. What is declared here may
+    follow from them: `__init__` may then set `needs`, `teacher_fields`, `trains`, `train_options`,
+    `classifiers`, `builds` and `gives_scores`.
 
     Attributes:
         needs: "teacher" if it asks the workshop for one, "indices" if it reads the samples' positions.
@@ -100,9 +116,13 @@ class Source:
             to `workshop.teacher`: that can be kept, and then no teacher runs. None if it may read anything.
         trains: names of the artifacts that `fit` trains.
         train_options: the options that shape those artifacts, and so are part of their key.
+        classifiers: names of the networks that `fit` wants trained on the labels, as teachers are.
         builds: sections of the config whose networks it uses untrained.
         follows: the source whose settings it takes where a benchmark sets none for it, and whose artifacts it
             uses if it has any; "" for none.
+        needs_options: whether it means nothing without options, though none of them must be given.
+        follows_options: whether `needs` and the like follow from options, so that a list cannot tell them.
+        parts: the sources that it is made of, by name; none for all but mixtures.
         version: raised whenever the numbers change, because it is part of every record's key.
         paper: where it comes from.
         gives_scores: whether its soft labels are scores (`kdzoo.scores`), which a temperature divides:
@@ -111,15 +131,19 @@ class Source:
         options: the resolved options of this instance, in declared order.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    teacher_fields: ClassVar[frozenset[str] | None] = None
-    trains: ClassVar[tuple[str, ...]] = ()
-    train_options: ClassVar[tuple[str, ...]] = ()
-    builds: ClassVar[tuple[str, ...]] = ()
+    needs: frozenset[str] = frozenset()
+    teacher_fields: frozenset[str] | None = None
+    trains: tuple[str, ...] = ()
+    train_options: tuple[str, ...] = ()
+    classifiers: tuple[str, ...] = ()
+    builds: tuple[str, ...] = ()
     follows: ClassVar[str] = ""
-    version: ClassVar[int] = 1
+    needs_options: ClassVar[bool] = False
+    follows_options: ClassVar[bool] = False
+    parts: Mapping[str, Source] = {}
+    version: int = 1
     paper: ClassVar[str] = ""
-    gives_scores: ClassVar[bool] = False
+    gives_scores: bool = False
     shorthand: ClassVar[str] = ""
     options: Mapping[str, Any] = {}
 
@@ -129,6 +153,23 @@ class Source:
         if cls.teacher_fields is not None:
             cls.teacher_fields = as_names(cls.__name__, "teacher_fields", cls.teacher_fields)
         check_options_of(cls)
+
+    @classmethod
+    def part_names(cls) -> list[str]:
+        """List the sources that it may be made of, and whose options it has as "name.option"."""
+        return []
+
+    @classmethod
+    def resolved(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the options that count of all that there are: those that records keep.
+
+        Args:
+            options: a value for each.
+
+        Raises:
+            UsageError: they cannot be together.
+        """
+        return dict(options)
 
     def check(self, setting: Setting) -> None:
         """Refuse data or networks that the source cannot work with, before anything is trained.

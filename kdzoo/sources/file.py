@@ -57,6 +57,7 @@ class File(Source):
     def __init__(self, *, path: str, kind: Literal["scores", "probabilities"]) -> None:
         self.path = path
         self.kind = kind
+        self.gives_scores = kind == "scores"
 
     def check(self, setting: Setting) -> None:
         """Refuse a file that is not there, holds anything but numbers, or does not fit the data."""

@@ -75,7 +75,7 @@ def check_options(options: Mapping[str, Option]) -> None:
     if silent:
         raise ContractError(f"options {silent} must stand in the class docstring under 'Args:', one by one.")
     for name, option in options.items():
-        if not option.required:
+        if not (option.required or option.absent):
             check_value(option, option.default, f"the default of {name}")
 
 

@@ -19,8 +19,8 @@ from kdzoo.testing.soft_labels import SourceSubject, everything, labels_of
 
 def declares_itself(subject: SourceSubject) -> None:
     """Paper, version, needs, artifacts and options are declared and documented."""
-    cls = subject.cls
-    odd = sorted(set(cls.needs) - {"teacher", "indices"})
+    cls, declared = subject.cls, subject.declared
+    odd = sorted(set(declared.needs) - {"teacher", "indices"})
     if odd:
         raise ContractError(f"needs must be of ['indices', 'teacher'], got {odd}.")
     if not cls.paper.strip() or not (vars(cls).get("__doc__") or "").strip():
@@ -28,10 +28,10 @@ def declares_itself(subject: SourceSubject) -> None:
     if not isinstance(cls.version, int) or cls.version < 1:
         raise ContractError(f"version must be an integer from 1, got {cls.version!r}.")
     options = options_of(cls)
-    for name in ("trains", "builds", "train_options"):
-        if not isinstance(getattr(cls, name), tuple):
-            raise ContractError(f"{name} must be a tuple of names, got {getattr(cls, name)!r}.")
-    unknown = sorted(set(cls.train_options) - set(options))
+    for name in ("trains", "classifiers", "builds", "train_options"):
+        if not isinstance(getattr(declared, name), tuple):
+            raise ContractError(f"{name} must be a tuple of names, got {getattr(declared, name)!r}.")
+    unknown = sorted(set(declared.train_options) - set(options))
     if unknown:
         raise ContractError(f"train_options must name options of its own, got {unknown}.")
     check_options(options)
@@ -56,17 +56,19 @@ def uses_what_it_declares(subject: SourceSubject) -> None:
     """A teacher, and what it trains or builds, are asked for: every run that names it pays for them."""
     workshop = subject.workshop()
     labels_of(subject.ready(workshop), everything(workshop)).log_probs(1.0)
-    cls = subject.cls
-    idle = {*(cls.needs & {"teacher"}), *cls.trains, *cls.builds} - workshop.asked
+    own = subject.declared
+    idle = {*(own.needs & {"teacher"}), *own.trains, *own.classifiers, *own.builds} - workshop.asked
     if idle:
-        raise ContractError(f"it never asks for {sorted(idle)}. Take that out of needs, trains or builds.")
+        raise ContractError(
+            f"it never asks for {sorted(idle)}. Take that out of needs, trains, classifiers or builds."
+        )
 
 
 def asks_the_teacher_once_a_batch(subject: SourceSubject) -> None:
     """A step runs the teacher once, on the batch's own images, for all sources and methods together."""
     workshop = subject.workshop()
     source, batch = subject.ready(workshop), everything(workshop)
-    if "teacher" in subject.cls.needs:
+    if "teacher" in subject.declared.needs:
         workshop.teacher(batch)
     before = workshop.passes
     labels_of(source, batch).log_probs(1.0)
@@ -109,13 +111,14 @@ def fitting_repeats(subject: SourceSubject) -> None:
 def artifacts_follow_their_options(subject: SourceSubject) -> None:
     """What it trains depends on `train_options` alone: all runs that agree in them share it, whatever their
     seed."""
-    if not subject.cls.trains:
+    if not subject.declared.trains:
         return
     expected = _trained(subject)
     why = "for another seed of the run. Artifacts are shared by all seeds: draw nothing by workshop.key"
     _compare(expected, _trained(subject, run=1), why)
     for name, option in options_of(subject.cls).items():
-        if name in subject.cls.train_options or name in subject.options:
+        shaping = name in subject.declared.train_options or name not in subject.declared.options
+        if shaping or name in subject.options:
             continue
         for value in alternatives(option):
             try:
@@ -129,7 +132,7 @@ def artifacts_follow_their_options(subject: SourceSubject) -> None:
 def _trained(subject: SourceSubject, run: int = 0, **options: Any) -> dict[str, nn.Module]:
     workshop = subject.workshop(run=run)
     subject.ready(workshop, **options)
-    return {name: network for name, network in workshop.lent if name in subject.cls.trains}
+    return {name: network for name, network in workshop.lent if name in subject.declared.trains}
 
 
 def _compare(expected: dict[str, nn.Module], found: dict[str, nn.Module], why: str) -> None:

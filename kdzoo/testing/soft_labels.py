@@ -43,14 +43,21 @@ class SourceSubject:
     options: Mapping[str, Any]
     networks: Builders
 
+    @property
+    def declared(self) -> Source:
+        """Build the source, which tells what it needs."""
+        with built():
+            return self.cls(**self.options)
+
     def workshop(self, classes: int = SIZES[0][0], count: int = SIZES[0][1], run: int = 0) -> CheckWorkshop:
         """Make a workshop with data of a size."""
-        return CheckWorkshop(self.cls, classes=classes, count=count, networks=self.networks, run=run)
+        return CheckWorkshop(self.declared, classes=classes, count=count, networks=self.networks, run=run)
 
     def ready(self, workshop: CheckWorkshop, **options: Any) -> Source:
         """Build the source, let it check the data, and make it ready."""
         with nullcontext() if options else built():
             source = self.cls(**{**self.options, **options})
+        workshop.serve(source)
         source.check(workshop.setting)
         seed(1)
         source.fit(workshop)
@@ -122,7 +129,9 @@ def every_option_changes_a_number(subject: SourceSubject) -> None:
             return [None]
         return [labels_of(source, everything(workshop)).log_probs(4.0).tolist()]
 
-    fault = idle_option(options_of(subject.cls), subject.options, numbers)
+    # A mixture has the options of all sources; those of its own count.
+    counting = {n: option for n, option in options_of(subject.cls).items() if n in subject.declared.options}
+    fault = idle_option(counting, subject.options, numbers)
     if fault:
         raise ContractError(f"{fault}, no soft label. Use it, or drop it.")
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from kdzoo.distillers.base import declared
 from kdzoo.keys import key
 from kdzoo.models import build_model, output_shapes
 from kdzoo.outputs import Batch, ModelOutput, Setting
+from kdzoo.registry import MODELS
 from kdzoo.sources.base import Source
 from kdzoo.testing.contract import ContractError, Watch, seed
 from kdzoo.testing.subject import named
@@ -40,7 +43,7 @@ class CheckWorkshop:
 
     def __init__(
         self,
-        source: type[Source],
+        source: Source,
         *,
         classes: int,
         count: int,
@@ -59,7 +62,10 @@ class CheckWorkshop:
         self.passes = 0
         self.watch = Watch()
         self._source = source
-        self._networks = {"autoencoder": lambda: self._built("autoencoder"), **(networks or {})}
+        usual = {"autoencoder": "autoencoder", "student": "resnet8"}
+        self._networks = {name: partial(self._built, kind) for name, kind in usual.items()} | {
+            **(networks or {})
+        }
         draw = np.random.default_rng(7)
         brightness = (1 + self.labels.astype(np.float32))[:, None, None, None] / np.float32(classes)
         pixels = brightness * draw.random((count, 1, SIZE, SIZE), np.float32)
@@ -79,6 +85,14 @@ class CheckWorkshop:
         self.lent.append((name, network.eval().requires_grad_(False)))
         self.watch.add({f"{n} of {name}": v for n, v in network.state_dict().items()})
         return network
+
+    def serve(self, source: Source) -> None:
+        """Give from now on what a source declares.
+
+        Args:
+            source: of the same class as before, with other options.
+        """
+        self._source = source
 
     @property
     def setting(self) -> Setting:
@@ -117,6 +131,9 @@ class CheckWorkshop:
         """Train a network for a few steps, if the source declares it."""
         if name not in self._source.trains:
             raise ContractError(f"it trains {name!r}. Declare it in trains, which has {self._source.trains}.")
+        return self._trained(name, loss)
+
+    def _trained(self, name: str, loss: Callable[[nn.Module, Batch], Tensor]) -> nn.Module:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             seed(7)
             network = self._network(name)
@@ -127,6 +144,24 @@ class CheckWorkshop:
                 optimizer.step()
         return self._lend(name, network)
 
+    def classifier(self, name: str) -> Callable[[Batch], ModelOutput]:
+        """Train a network on the labels for a few steps, if the source declares it."""
+        if name not in self._source.classifiers:
+            raise ContractError(
+                f"it learns from classifier {name!r}. Declare it in classifiers, which has "
+                f"{self._source.classifiers}."
+            )
+        network = self._trained(
+            name, lambda net, batch: functional.cross_entropy(net(batch.images).logits, batch.labels)
+        )
+
+        @torch.no_grad()
+        def run(batch: Batch) -> ModelOutput:
+            output: ModelOutput = network(batch.images)
+            return output
+
+        return run
+
     def untrained(self, name: str, purpose: str) -> nn.Module:
         """Build a network, if the source declares it."""
         if name not in self._source.builds:
@@ -136,12 +171,12 @@ class CheckWorkshop:
             return self._lend(name, self._network(name))
 
     def _network(self, name: str) -> nn.Module:
-        if name not in self._networks:
-            raise ContractError(
-                f"there is no network for its section {name!r}. Give networks={{{name!r}: ...}}."
-            )
         self.asked.add(name)
-        return self._networks[name]()
+        if name in self._networks:
+            return self._networks[name]()
+        if name in self._source.classifiers and name in MODELS.names():
+            return self._built(name)
+        raise ContractError(f"there is no network for its section {name!r}. Give networks={{{name!r}: ...}}.")
 
     def key(self, purpose: str, *place: int) -> int:
         """Give the run's key for a draw."""

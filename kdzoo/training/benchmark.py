@@ -16,7 +16,7 @@ from kdzoo.checks import Problems, UsageError, checked, options_of, unknown, usa
 from kdzoo.data.views import Views
 from kdzoo.methods import Defaults, parse_part
 from kdzoo.models.base import network_options
-from kdzoo.registry import DISTILLERS, SOURCES, Registry
+from kdzoo.registry import DISTILLERS, MODELS, SOURCES, Registry
 from kdzoo.training.recipe import Recipe, read_recipe
 
 PRECISIONS = ("float32", "bf16", "auto")
@@ -89,6 +89,26 @@ class Benchmark:
         found = self.sections[name]
         # Only now: what nobody needs is not looked at.
         return replace(found, options=network_options(found.network, found.options))
+
+    def classifier(self, name: str) -> Section:
+        """Give network and recipe of something that is trained on the labels.
+
+        Args:
+            name: of a section; "student"; or of a model, for the teacher's section with that network.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        if name == "student":
+            return replace(self.student, options=network_options(self.student.network, self.student.options))
+        if name in self.sections:
+            return self.section(name)
+        if name in MODELS.names():
+            return replace(self.section("teacher"), network=name, options=network_options(name, {}))
+        raise unknown(
+            f"benchmark {self.name!r}", "section or model", name, [*self.sections, *MODELS.names()],
+            f"Add {name} = dict(network=dict(type=...)) to its config for another network.",
+        )  # fmt: skip
 
 
 def one_of(names: tuple[str, ...]) -> str:

@@ -159,6 +159,18 @@ class Plan:
         )  # fmt: skip
 
 
+def described(plan: Plan, section: Section) -> tuple[Shapes, torch.nn.Module]:
+    """Give the shapes of a section's network, and the network itself without numbers.
+
+    Args:
+        plan: benchmark and data.
+        section: of the benchmark.
+    """
+    with torch.device("meta"):
+        network = plan.build_network(section)
+        return output_shapes(network, plan.data.channels, plan.size), network
+
+
 def setting_of(plan: Plan, teacher: bool) -> Setting:
     """Describe the pair of networks to methods, from shapes alone: nothing is initialised or run on data.
 
@@ -168,15 +180,9 @@ def setting_of(plan: Plan, teacher: bool) -> Setting:
         plan: benchmark and data.
         teacher: whether any method needs one; without need it is not even built.
     """
-
-    def described(section: Section) -> tuple[Shapes, torch.nn.Module]:
-        with torch.device("meta"):
-            network = plan.build_network(section)
-            return output_shapes(network, plan.data.channels, plan.size), network
-
-    shapes, network = described(plan.benchmark.section("teacher")) if teacher else (None, None)
+    shapes, network = described(plan, plan.benchmark.section("teacher")) if teacher else (None, None)
     return Setting(
-        student=described(plan.benchmark.student)[0],
+        student=described(plan, plan.benchmark.student)[0],
         teacher=shapes,  # type: ignore[arg-type]
         teacher_head=getattr(network, "classifier", None),
         teacher_norms=None if network is None else norms_of(network),

@@ -20,7 +20,8 @@ from kdzoo.distillers.base import Distiller
 from kdzoo.keys import fingerprint
 from kdzoo.methods import Method, expand, listed, resolve
 from kdzoo.models.base import published_classes
-from kdzoo.provenance import plug_in
+from kdzoo.outputs import Shapes
+from kdzoo.provenance import plug_in, plug_ins
 from kdzoo.registry import DATASETS, DISTILLERS, SOURCES
 from kdzoo.results.store import run_folder
 from kdzoo.sources import Source, build_source
@@ -35,7 +36,7 @@ from kdzoo.training.artifacts import (
 from kdzoo.training.benchmark import Benchmark, Section
 from kdzoo.training.choices import choose_device, parse_seeds
 from kdzoo.training.execution import chosen_compile
-from kdzoo.training.plan import Plan, PlannedMember, setting_of
+from kdzoo.training.plan import Plan, PlannedMember, described, setting_of
 
 
 def make_plan(
@@ -240,8 +241,10 @@ def _check_untrained(plan: Plan, given: Path | None) -> None:
 
 
 def _reads_scores(method: Method) -> bool:
-    source_needs = SOURCES.find(method.source).needs if method.source else frozenset()
-    return "classifier" in DISTILLERS.find(method.distiller).needs or "teacher" in source_needs
+    source = source_of(method)
+    return "classifier" in DISTILLERS.find(method.distiller).needs or (
+        source is not None and "teacher" in source.needs
+    )
 
 
 def _named(benchmark: Benchmark, protocol: Mapping[str, Any]) -> dict[str, str]:
@@ -274,6 +277,15 @@ def _member(plan: Plan, method: Method, seed: int, artifacts: Mapping[str, str])
     return PlannedMember(method, seed, key, folder, dict(artifacts), settings)
 
 
+def source_of(method: Method) -> Source | None:
+    """Build a method's source of soft labels, which then tells what it needs; None where it has none.
+
+    Args:
+        method: resolved.
+    """
+    return None if method.source is None else build_source(method.source, method.source_options)
+
+
 def source_name(method: Method) -> str | None:
     """Name a method's source with its options, so that members with the same one share it."""
     return None if method.source is None else json.dumps([method.source, dict(method.source_options)])
@@ -287,11 +299,11 @@ def method_settings(method: Method, plan: Plan) -> dict[str, Any]:
         plan: its benchmark names the networks that the source uses untrained.
     """
     distiller: type[Distiller] = DISTILLERS.find(method.distiller)
-    source: type[Source] | None = SOURCES.find(method.source) if method.source else None
+    source = source_of(method)
     builds = source.builds if source else ()
     sometimes = {
         "plug_in": plug_in(distiller),
-        "source_plug_in": plug_in(source) if source else None,
+        "source_plug_in": _source_plug_in(source) if source else None,
         "source_content": dict(method.source_content),
         "source_builds": {name: _built(plan, plan.benchmark.section(name)) for name in builds},
         "teacher_pass": plan.teacher_pass() if needs_teacher(method) else None,
@@ -315,8 +327,9 @@ def _built(plan: Plan, section: Section) -> dict[str, Any]:
 
 def needs_teacher(method: Method) -> bool:
     """Say whether a method, or its source of soft labels, reads a teacher."""
-    source_needs = SOURCES.find(method.source).needs if method.source else frozenset()
-    return bool(DISTILLERS.find(method.distiller).needs_teacher() or "teacher" in source_needs)
+    source = source_of(method)
+    reads = source is not None and "teacher" in source.needs
+    return bool(DISTILLERS.find(method.distiller).needs_teacher() or reads)
 
 
 def artifact_plans(
@@ -335,9 +348,11 @@ def artifact_plans(
     """
     benchmark = plan.benchmark
 
-    def planned(name: str, settings: dict[str, Any], path: Path | None = None) -> ArtifactPlan:
+    def planned(
+        name: str, section: Section, settings: dict[str, Any], path: Path | None = None
+    ) -> ArtifactPlan:
         return ArtifactPlan(
-            name, benchmark.section(name), plan.data.channels, plan.size, len(plan.data.classes),
+            name, section, plan.data.channels, plan.size, len(plan.data.classes),
             json.loads(json.dumps(settings)), plan.work_dir, path,
         )  # fmt: skip
 
@@ -352,14 +367,30 @@ def artifact_plans(
             if given is None
             else checkpoint_settings(section, given, seen, precision)
         )
-        found["teacher"] = planned("teacher", settings, given)
-    if method.source is None:
+        found["teacher"] = planned("teacher", section, settings, given)
+    source = source_of(method)
+    if source is None or method.source is None:
         return found
-    for name in SOURCES.find(method.source).trains:
-        maker = _maker(method.source, method.source_options, name)
-        section = benchmark.section(name)
-        found[name] = planned(name, artifact_settings(name, section, seen, plan.precision_of(section), maker))
+    for kind, part in (source.parts or {method.source: source}).items():
+        for name in (*part.trains, *part.classifiers):
+            maker = _maker(kind, part.options, name) if name in part.trains else None
+            section = benchmark.section(name) if maker else benchmark.classifier(name)
+            settings = artifact_settings(name, section, seen, plan.precision_of(section), maker)
+            one = planned(name, section, settings)
+            if name in found and found[name].key != one.key:
+                raise UsageError(
+                    f"method {method.name!r}: its sources use {name} trained in different ways. Give them "
+                    "the same options."
+                )
+            found[name] = one
     return found
+
+
+def _source_plug_in(source: Source) -> str | None:
+    """Hash the code from outside of a source, or of those that it is made of."""
+    if source.parts:
+        return plug_ins(type(part) for part in source.parts.values())
+    return plug_in(type(source))
 
 
 def _maker(name: str, options: Mapping[str, Any], artifact: str) -> dict[str, Any]:
@@ -385,17 +416,15 @@ def _check_pairs(plan: Plan) -> dict[str, Source]:
     with torch.random.fork_rng(devices=[]), problems:
         setting = setting_of(plan, any(needs_teacher(m) for m in plan.methods))
         for role, shapes in (("student", setting.student), ("teacher", setting.teacher)):
-            if shapes is not None and shapes.logits != (setting.classes,):
+            if shapes is not None:
                 section = plan.benchmark.student if role == "student" else plan.benchmark.section(role)
                 with problems:
-                    raise UsageError(
-                        f"benchmark {plan.benchmark.name!r}: its {role} must be a classifier with "
-                        f"{setting.classes} logits, got {section.network!r}. Choose another network."
-                    )
+                    _check_classifier(plan, role, section, shapes)
         for method in plan.methods:
             with problems:
                 built = build_distiller(method.distiller, setting, method.options)
-                if built.needs_scores and method.source and not SOURCES.find(method.source).gives_scores:
+                given = source_of(method)
+                if built.needs_scores and given is not None and not given.gives_scores:
                     raise UsageError(
                         f"method {method.name!r}: it compares scores, and source {method.source!r} gives "
                         "probabilities. Leave standardize out, or take the teacher's scores."
@@ -406,9 +435,22 @@ def _check_pairs(plan: Plan) -> dict[str, Source]:
             with problems:
                 source = sources[shared] = build_source(method.source, method.source_options)
                 source.check(setting)
+                benchmark = plan.benchmark
                 for name in (*source.trains, *source.builds):
-                    section = plan.benchmark.section(name)
                     with torch.device("meta"):
-                        plan.build_network(section)
+                        plan.build_network(benchmark.section(name))
+                for name in source.classifiers:
+                    section = benchmark.classifier(name)
+                    _check_classifier(plan, name, section, described(plan, section)[0])
     problems.raise_all()
     return sources
+
+
+def _check_classifier(plan: Plan, role: str, section: Section, shapes: Shapes) -> None:
+    """Refuse a network that does not tell the data's classes apart."""
+    classes = len(plan.data.classes)
+    if shapes.logits != (classes,):
+        raise UsageError(
+            f"benchmark {plan.benchmark.name!r}: its {role} must be a classifier with {classes} logits, got "
+            f"{section.network!r}. Choose another network."
+        )

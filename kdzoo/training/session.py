@@ -340,13 +340,17 @@ class Session:
             with self._setting_aside([member]):
                 torch.manual_seed(key(member.seed, "fit", name))
                 source = build_source(member.method.source, member.method.source_options)
-                own = {n: plan.artifacts[k] for n, k in member.artifacts.items() if n in source.trains}
+                own, judged = (
+                    {n: plan.artifacts[member.artifacts[n]] for n in names}
+                    for names in (source.trains, source.classifiers)
+                )
                 builders = {n: partial(plan.build_network, plan.benchmark.section(n)) for n in source.builds}
                 source.fit(RunWorkshop(
                     images, plan.data, plan.statistics, member.seed,
-                    teacher if "teacher" in source.needs else None, source.teacher_fields, own, builders,
-                    self._foundry,
+                    teacher if "teacher" in source.needs else None, source.teacher_fields, own, judged,
+                    builders, self._foundry,
                     {n: plan.precision_of(plan.benchmark.section(n)) for n in (*own, *builders)},
+                    plan.batch_rows,
                 ))  # fmt: skip
                 if dict(source.content()) != member.method.source_content:
                     raise KdzooError(

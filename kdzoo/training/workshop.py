@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +15,12 @@ from kdzoo.data import Dataset
 from kdzoo.data.pipeline import Feed
 from kdzoo.keys import key
 from kdzoo.outputs import Batch, ModelOutput
+from kdzoo.registry import DISTILLERS
 from kdzoo.training.artifacts import ArtifactPlan, Foundry
 from kdzoo.training.evaluation import chunk_of
-from kdzoo.training.execution import laid_out
+from kdzoo.training.execution import for_teaching, laid_out
 from kdzoo.training.loop import seeded_network
-from kdzoo.training.member import OwnLoss
+from kdzoo.training.member import Distillation, OwnLoss
 from kdzoo.training.networks import SharedTeacher, run_network
 
 
@@ -32,17 +34,20 @@ class RunWorkshop:
         seed: the run's.
         teacher: shared by the cohort, None where the source declares no need of one.
         teacher_fields: as the source declares them.
-        plans: the artifacts that the source declares, by name.
+        plans: the artifacts that the source declares to train for losses of its own, by name.
+        classifiers: those that it declares to be trained on the labels, by name.
         builders: of the networks that it declares to use untrained, by name.
         foundry: makes them.
         precisions: of the networks that it trains, or uses untrained, by name.
+        fewest: images of a classifier's pass; a batch of fewer is filled up with its own.
     """
 
     def __init__(
         self, images: Feed, data: Dataset, statistics: tuple[tuple[float, ...], tuple[float, ...]],
         seed: int, teacher: SharedTeacher | None, teacher_fields: frozenset[str] | None,
-        plans: Mapping[str, ArtifactPlan], builders: Mapping[str, Callable[[], nn.Module]],
-        foundry: Foundry, precisions: Mapping[str, str],
+        plans: Mapping[str, ArtifactPlan], classifiers: Mapping[str, ArtifactPlan],
+        builders: Mapping[str, Callable[[], nn.Module]], foundry: Foundry, precisions: Mapping[str, str],
+        fewest: int,
     ) -> None:  # fmt: skip
         self.seed = seed
         self.num_classes = len(data.classes)
@@ -58,6 +63,8 @@ class RunWorkshop:
         self._teacher = teacher
         self._teacher_fields = teacher_fields
         self._plans = plans
+        self._classifiers = classifiers
+        self._fewest = fewest
         self._builders = builders
         self._foundry = foundry
         self._precisions = precisions
@@ -81,11 +88,29 @@ class RunWorkshop:
             raise ValueError(
                 f"a source that trains {name!r} must declare it in trains, which has {list(self._plans)}"
             )
-        # What the source draws afterwards must not depend on whether this one was trained or only read.
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        with self._forked():
             network = self._foundry.make(self._plans[name], OwnLoss(loss, self._precisions[name])).network
         self._made[network] = self._precisions[name]
         return network
+
+    def classifier(self, name: str) -> Callable[[Batch], ModelOutput]:
+        """Train a declared network on the labels, or fetch it, and run it as a teacher runs."""
+        if name not in self._classifiers:
+            raise ValueError(
+                f"a source that learns from classifier {name!r} must declare it in classifiers, which has "
+                f"{list(self._classifiers)}"
+            )
+        plan = self._classifiers[name]
+        with self._forked():
+            network = self._foundry.make(
+                plan, Distillation(DISTILLERS.find("scratch")(), plan.precision)
+            ).network
+        ready = for_teaching(network, plan.precision, plan.channels, plan.size)
+        return SharedTeacher(ready, plan.precision, fewest=self._fewest)
+
+    def _forked(self) -> AbstractContextManager[None]:
+        """Let what a source draws afterwards not depend on whether an artifact was trained or only read."""
+        return torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
 
     def untrained(self, name: str, purpose: str) -> nn.Module:
         """Build a declared network with initial weights keyed by the run's seed; on the CPU, so that every

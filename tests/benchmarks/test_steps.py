@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from kdzoo.listing import listing
 from kdzoo.registry import DISTILLERS
+from kdzoo.results import costs
+from kdzoo.results.costs import cost_of
 
 ROOT = Path(__file__).parents[2]
 RECORDS = sorted((ROOT / "benchmarks" / "steps" / "results").glob("methods-*.json"))
@@ -28,6 +31,16 @@ def test_every_method_is_measured_and_stands_in_the_docs(methods, capsys):
         assert record["seconds"].keys() == {*DISTILLERS.names(), "shared"}
         assert methods.main(["--show", str(path)]) == 0
         assert capsys.readouterr().out.strip() in page
+
+
+def test_the_list_of_methods_shows_what_was_measured():
+    shown = json.loads(costs.PATH.read_text())
+    assert shown in [costs.shipped(json.loads(path.read_text())) for path in RECORDS]
+    times, memory = shown["methods"]["reviewkd"]
+    assert f"cost     {times:.2f} of scratch's step, and {memory} MiB more" in listing(
+        "methods", verbose=True
+    )
+    assert cost_of("mine") == ""
 
 
 def test_weights_that_overflow_are_told_of(methods):

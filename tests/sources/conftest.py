@@ -44,6 +44,7 @@ class FakeWorkshop:
         self.asked: list[dict[str, Any]] = []
         self.losses: dict[str, Callable[[nn.Module, Batch], Tensor]] = {}
         self.built: list[tuple[str, str]] = []
+        self.judges: list[str] = []
 
     def pixels(self, index: int, *place: int) -> list[float]:
         """Images of a class lie near each other; a view is another image nearby."""
@@ -56,6 +57,12 @@ class FakeWorkshop:
     def train(self, name: str, loss: Callable[[nn.Module, Batch], Tensor]) -> nn.Module:
         self.losses[name] = loss
         return Encoder()
+
+    def classifier(self, name: str) -> Callable[[Batch], ModelOutput]:
+        """Each has an opinion of its own."""
+        self.judges.append(name)
+        factor = torch.tensor(uniforms(key(3, name), range(1), self.num_classes)[0], dtype=torch.float32)
+        return lambda batch: ModelOutput(batch.images.flatten(1)[:, : self.num_classes] * factor)
 
     def untrained(self, name: str, purpose: str) -> nn.Module:
         self.built.append((name, purpose))

@@ -56,17 +56,20 @@ def test_every_source_declares_itself_and_gives_distributions(name, workshop, tm
     cls = SOURCES.find(name)
     assert cls.paper
     assert cls.version >= 1
-    assert cls.needs <= {"teacher", "indices"}
     assert cls.shorthand in ("", *DISTILLERS.names())
     assert cls.follows in ("", *SOURCES.names())
     required = {"path": str(tmp_path / "rows.npy"), "kind": "scores"}
     np.save(required["path"], np.arange(16.0).reshape(4, 4))
-    source = build_source(name, {o: required[o] for o, option in options_of(cls).items() if option.required})
-    assert set(cls.train_options) <= set(source.options)
+    required |= {"teachers": "teacher/student"}
+    given = {o: required[o] for o, option in options_of(cls).items() if option.required}
+    source = build_source(name, {"reffakd": 0.25, "random_cae": 0.75} if name == "mixture" else given)
+    assert source.needs <= {"teacher", "indices"}
+    assert set(source.train_options) <= set(source.options)
     shop = workshop(LABELS)
     source.fit(shop)
-    assert set(shop.losses) == set(cls.trains)
-    assert {section for section, _ in shop.built} == set(cls.builds)
+    assert set(shop.losses) == set(source.trains)
+    assert set(shop.judges) == set(source.classifiers)
+    assert {section for section, _ in shop.built} == set(source.builds)
     rows = source(BATCH).log_probs(4.0)
     assert rows.shape == (5, 4)
     torch.testing.assert_close(rows.exp().sum(dim=1), torch.ones(5))

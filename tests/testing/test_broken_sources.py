@@ -232,7 +232,10 @@ class SecretPositions(Placed):
         return self._own[batch.indices + 0]
 
 
-@breaks("uses_what_it_declares", "it never asks for ['teacher']. Take that out of needs, trains or builds")
+@breaks(
+    "uses_what_it_declares",
+    "it never asks for ['teacher']. Take that out of needs, trains",
+)
 class IdleTeacher(Smooth):
     """Costs every run a teacher."""
 

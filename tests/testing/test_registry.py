@@ -18,6 +18,12 @@ GIVEN: dict[str, list[dict[str, Any]]] = {
         {"path": "{folder}/by_class.npy", "kind": "scores"},
         {"path": "{folder}/by_image.npy", "kind": "probabilities"},
     ],
+    "ensemble": [{"teachers": "teacher/resnet8"}, {"teachers": "resnet8/student", "mean": "scores"}],
+    "mixture": [
+        {"teacher": "0.5", "reffakd": "0.5"},
+        {"uniform": "0.3", "permuted": "0.7", "permuted.gamma": "2"},
+        {"file": "0.5", "tfkd_self": "0.5", "file.path": "{folder}/by_image.npy", "file.kind": "scores"},
+    ],
 }
 RUNS = [(name, place) for name in SOURCES.names() for place in range(len(GIVEN.get(name, [{}])))]
 
