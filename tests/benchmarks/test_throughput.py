@@ -138,6 +138,18 @@ def test_a_cohort_of_a_constant_and_its_members_leaves_no_residual(numbers: Modu
     assert numbers.adds_up(own)["memory"] == {"constant": 165.0, "residual": round(25 / 150, 4)}
 
 
+def test_memory_is_counted_by_torch_the_same_each_time(throughput: ModuleType) -> None:
+    memory = importlib.import_module("benchmarks.throughput.memory")
+
+    def work() -> None:
+        kept = torch.zeros(1 << 18)
+        for _ in range(3):
+            # At its most: what is kept, the sum and its square, one MiB each.
+            (kept + 1).square()
+
+    assert memory.allocated(work) == memory.allocated(work) == 3 * 2**20
+
+
 def test_sharing_is_what_a_teacher_pass_for_each_method_would_add(numbers: ModuleType) -> None:
     own = record(sample("limit", "4", [10.0], teacher=[6.0], kd=[1.0], dkd=[1.0], reffakd=[1.0], at=[1.0]))
     assert numbers.ratios(own)["apart"]["sharing: 4 teacher passes for one"]["ratio"] == (10 + 18) / 10

@@ -13,7 +13,7 @@ from kdzoo.data import views
 from kdzoo.distillers import build_distiller
 from kdzoo.models import build_model, output_shapes
 from kdzoo.models.cifar_resnet import CifarResNet
-from kdzoo.outputs import Batch, Guide, Progress, Setting, mix, probabilities, scores
+from kdzoo.outputs import Batch, Guide, Progress, Setting, mix, norms_of, probabilities, scores
 from kdzoo.registry import DISTILLERS
 from kdzoo.testing.devices import _without_numbers
 from kdzoo.training.cohort import Cohort
@@ -100,7 +100,8 @@ def test_losses_run_on_cuda_without_mismatch_or_sync(name: str, kind: str) -> No
     moved, as members are."""
     plain = [build_model(n, num_classes=10, channels=1, size=32) for n in ("lenet5", "resnet20")]
     shapes, head = [output_shapes(network, 1, 32) for network in plain], plain[1].classifier
-    built = build_distiller(name, Setting(*shapes, head, 10, torch.arange(100) % 10))
+    setting = Setting(*shapes, head, 10, torch.arange(100) % 10, teacher_norms=norms_of(plain[1]))
+    built = build_distiller(name, setting)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     distiller = _without_numbers(built, head, mode, "cuda")
     with mode:
