@@ -295,7 +295,9 @@ def checked(
     values = {}
     for name, option in options.items():
         with problems:
-            if name in given and not (option.absent and given[name] is None):
+            # A default of None is no value that could be parsed; what it means is its class's matter.
+            silent = not option.required and option.default is None and given.get(name) is None
+            if name in given and not silent:
                 values[name] = option.parse(who, given[name])
             elif not option.required:
                 values[name] = option.default

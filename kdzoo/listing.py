@@ -11,7 +11,7 @@ from tabulate import tabulate
 from kdzoo.checks import options_of
 from kdzoo.distillers import Distiller
 from kdzoo.methods import groups
-from kdzoo.models.base import Family
+from kdzoo.models.base import is_family
 from kdzoo.registry import DATASETS, DISTILLERS, MODELS, SOURCES, Registry
 from kdzoo.results.costs import cost_of
 from kdzoo.results.words import counted
@@ -47,17 +47,13 @@ def _registered(registry: Registry, verbose: bool) -> str:
     return "\n\n".join(_page(_spelling(name, thing), thing) for name, thing in things.items())
 
 
-def _is_family(thing: Any) -> bool:
-    return isinstance(thing, type) and issubclass(thing, Family)
-
-
 def _spelling(name: str, thing: Any) -> str:
-    return f"{name}:NAME" if _is_family(thing) else name
+    return f"{name}:NAME" if is_family(thing) else name
 
 
 def _summary(thing: Any) -> str:
     first = (inspect.getdoc(thing) or "").split("\n\n", 1)[0].replace("\n", " ")
-    count = len(thing.members()) if _is_family(thing) else 0
+    count = len(thing.members()) if is_family(thing) else 0
     return f"{first} ({count:,} networks)" if count else first
 
 
@@ -67,7 +63,7 @@ def _page(name: str, thing: Any) -> str:
     if hasattr(thing, "needs"):
         told = getattr(thing, "follows_options", False)
         facts.append(["needs", "what its options name" if told else _needs(thing.needs)])
-    if _is_family(thing):
+    if is_family(thing):
         facts.append(["names", thing.where])
     for what in ("trains", "classifiers", "builds"):
         if getattr(thing, what, ()):
@@ -81,7 +77,7 @@ def _page(name: str, thing: Any) -> str:
     if made_of_others:
         rows.append(["NAME", "default 0; the weight of the source of that name"])
         rows.append(["NAME.OPTION", "an option of the source of that name"])
-    options = {} if made_of_others else options_of(thing.build if _is_family(thing) else thing)
+    options = {} if made_of_others else options_of(thing.build if is_family(thing) else thing)
     for option in options.values():
         default = str(option.default).lower() if isinstance(option.default, bool) else option.default
         usual = "required" if option.required else f"default {default}"

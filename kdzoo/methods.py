@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -175,12 +175,12 @@ def resolve(text: str, defaults: Defaults) -> Method:
     source = source or Part("teacher", {})
     with problems:
         kind = SOURCES.find(source.name, who)
-        usual_source = _usual_source(source.name, defaults, who)
+        usual_source = _usual_source(source, defaults, who)
         source_options = checked(who, options_of(kind), {**usual_source, **source.options})
         with _told_by(who):
-            source_options = kind.resolved(_asked_for(kind, source_options, source.options))
+            source_options = kind.resolved(source_options, source.options)
     problems.raise_all()
-    spelled_source = _spelled(source.name, source_options, usual_source)
+    spelled_source = _spelled(source.name, source_options, _unspelled(kind, source_options, defaults, who))
     if kind.shorthand == name:
         name = spelled_source
     elif spelled_source != "teacher":
@@ -196,27 +196,43 @@ def _usual(target: type, scaled: Mapping[str, Any], config: Mapping[str, Any], w
     return checked(who, options_of(target), {**scaled, **config}, partly=True)
 
 
-def _usual_source(name: str, defaults: Defaults, who: str) -> dict[str, Any]:
-    """Give a source's options where the user is silent; of one that is made of others theirs, too."""
+def _usual_source(source: Part, defaults: Defaults, who: str) -> dict[str, Any]:
+    """Give a source's options where the user is silent; of a mixture also what is set for its sources. Who
+    gives it weights gives them all."""
     from kdzoo.registry import SOURCES
 
-    kind = SOURCES.find(name)
-    known = options_of(kind)
-    followed = defaults.sources.get(kind.follows, {})
-    inherited = {option: value for option, value in followed.items() if option in known}
-    for part in kind.part_names():
-        own = _usual_source(part, defaults, who)
+    kind = SOURCES.find(source.name)
+    parts, config = kind.part_names(), dict(defaults.sources.get(source.name, {}))
+    inherited = _inherited(kind, defaults)
+    for part in parts:
+        own = _inherited(SOURCES.find(part), defaults) | dict(defaults.sources.get(part, {}))
         inherited |= {f"{part}.{option}": value for option, value in own.items()}
-    return _usual(kind, inherited, defaults.sources.get(name, {}), who)
+    if not source.options.keys().isdisjoint(parts):
+        config = {option: value for option, value in config.items() if option not in parts}
+    return _usual(kind, inherited, config, who)
 
 
-def _asked_for(kind: Any, options: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
-    """Leave out what a benchmark sets for sources that a mixture does not have."""
-    idle = {name for name in kind.part_names() if not options.get(name)}
+def _inherited(kind: Any, defaults: Defaults) -> dict[str, Any]:
+    """Give what a benchmark sets for the source that another follows, as far as that has these options."""
+    known = options_of(kind)
     return {
-        name: value for name, value in options.items()
-        if name in given or name.rpartition(".")[0] not in idle
-    }  # fmt: skip
+        option: value for option, value in defaults.sources.get(kind.follows, {}).items() if option in known
+    }
+
+
+def _unspelled(kind: Any, options: Mapping[str, Any], defaults: Defaults, who: str) -> dict[str, Any]:
+    """Give the options that need not be spelled, as they are the usual ones: of a mixture all of its weights
+    or none."""
+    from kdzoo.registry import SOURCES
+
+    name = next(n for n in SOURCES.names() if SOURCES.find(n) is kind)
+    usual = _usual_source(Part(name, {}), defaults, who)
+    with suppress(UsageError, KeyError):
+        usual = kind.resolved(usual, ())
+    parts = kind.part_names()
+    if [(n, options.get(n)) for n in parts] == [(n, usual.get(n)) for n in parts]:
+        return usual
+    return {option: value for option, value in usual.items() if option not in parts}
 
 
 @contextmanager

@@ -116,10 +116,14 @@ def norms_of(network: torch.nn.Module) -> tuple[tuple[Tensor, Tensor], ...] | No
     """Give the numbers of the batch norms that end a network's stages before the activation.
 
     Args:
-        network: one that has these batch norms as `stage_norms`, fine to coarse; None for any other.
+        network: one that has these as `stage_norms`, a tuple of `BatchNorm2d` with weight and bias, fine to
+            coarse; None for any other.
     """
     norms = getattr(network, "stage_norms", None)
-    return None if norms is None else tuple((norm.weight.detach(), norm.bias.detach()) for norm in norms)
+    known = isinstance(norms, (tuple, list, torch.nn.ModuleList)) and all(
+        isinstance(norm, torch.nn.BatchNorm2d) and norm.affine for norm in norms
+    )
+    return tuple((norm.weight.detach(), norm.bias.detach()) for norm in norms) if known and norms else None
 
 
 def shapes_of(output: ModelOutput) -> Shapes:

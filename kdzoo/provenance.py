@@ -119,7 +119,8 @@ def plug_in(thing: Any) -> str | None:
     Raises:
         UsageError: a file was changed after it was run, so that no hash would tell what runs.
     """
-    if made_of := vars(thing).get("made_of"):
+    made_of = vars(thing).get("made_of")
+    if _package(thing) == "kdzoo" and made_of:
         return plug_ins(made_of.values())
     if _package(thing) == "kdzoo":
         return None

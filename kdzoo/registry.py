@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from mmengine.registry import Registry as MMRegistry
 
 from kdzoo.checks import UsageError, check_positional, unknown, usage
-from kdzoo.methods import GROUPS, JOINT, NAME
+from kdzoo.methods import GROUPS, JOINT, MOST_JOINED, NAME
 from kdzoo.provenance import remember
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -78,7 +78,8 @@ class Registry(MMRegistry):  # type: ignore[misc]
 
     def has(self, name: str) -> bool:
         """Say whether a name, or each of several that are joined, is registered."""
-        return set(name.split(JOINT) if self._join else [name]) <= set(self.names())
+        names = set(self.names())
+        return set(name.split(JOINT) if self._join else [name]) <= names
 
     def find(self, name: str, who: str = "kdzoo") -> Any:
         """Give what is registered under a name, or made of what several names joined by `~` stand for.
@@ -90,11 +91,17 @@ class Registry(MMRegistry):  # type: ignore[misc]
         if not isinstance(name, str):
             raise usage(who, self.name, "a name", name)
         if self._join and JOINT in name:
-            things = {part: self.find(part, who) for part in sorted(name.split(JOINT))}
+            parts = name.split(JOINT)
+            if len(set(parts)) < len(parts) or len(parts) > MOST_JOINED or not all(parts):
+                raise usage(who, f"a sum of {self.name}s", f"at most {MOST_JOINED}, each once", name)
+            things = {part: self.find(part, who) for part in sorted(parts)}
             found = tuple(things.items())
             # Whoever asks gets the same one, as long as its parts are the same.
             if found not in self._joined:
-                self._joined[found] = self._join(things)
+                try:
+                    self._joined[found] = self._join(things)
+                except UsageError as error:
+                    raise UsageError(f"{who}: {error}") from error
             return self._joined[found]
         if name not in self._module_dict:
             raise unknown(who, self.name, name, self.names(), BY_PLUGIN)

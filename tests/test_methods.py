@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdzoo.checks import UsageError, options_of, spelled
+from kdzoo.checks import Count, UsageError, options_of, spelled
 from kdzoo.distillers import Distiller
 from kdzoo.methods import TABLE8, Defaults, _why_no_source, expand, groups, parse, resolve, universe
 from kdzoo.registry import DISTILLERS, SOURCES
+from kdzoo.sources import Source
 
 PLAIN = Defaults(200, {}, {})
 SET = Defaults(
@@ -119,6 +120,44 @@ def test_sums_take_what_a_benchmark_sets_but_for_their_own_defaults():
     both = Defaults(40, {**SET.methods, "kd~dkd": {"kd.alpha": 0.6}}, {})
     assert resolve("kd:alpha=0.6~dkd", both).name == "dkd~kd"
     assert resolve("dkd~kd", both).options["kd.alpha"] == 0.6
+
+
+def test_a_mixtures_weights_are_all_spelled_or_none():
+    set_here = Defaults(40, {}, {"mixture": {"teacher": 0.5, "reffakd": 0.5}, "reffakd": {"gamma": 0.008}})
+    usual = resolve("kd+mixture", set_here)
+    assert usual.name == "kd+mixture"
+    assert resolve("kd+mixture:reffakd=0.5:teacher=0.5", set_here) == usual
+    names = {
+        resolve(f"kd+mixture:uniform=0.5:{other}=0.5", set_here).name for other in ("teacher", "reffakd")
+    }
+    assert names == {"kd+mixture:teacher=0.5:uniform=0.5", "kd+mixture:reffakd=0.5:uniform=0.5"}
+    for name in names:
+        assert resolve(name, set_here).name == name
+    several = Defaults(40, {}, {"ensemble": {"teachers": "teacher/resnet8"}})
+    assert resolve("kd+ensemble", several).name == "kd+ensemble"
+    assert resolve("kd+ensemble:teachers=resnet8/teacher", several).name == "kd+ensemble"
+
+
+def test_sources_with_dots_and_odd_defaults_leave_mixtures_alone():
+    class Dotted(Source):
+        """Its name begins like another's."""
+
+        def __init__(self, *, limit: Count = None) -> None: ...
+
+    class Mine(SOURCES.find("mixture")):
+        """A mixture of one's own."""
+
+    before = resolve("kd+mixture:teacher=0.5:reffakd=0.5", PLAIN)
+    SOURCES.register("reffakd.v2")(Dotted)
+    SOURCES.register("mine")(Mine)
+    try:
+        assert resolve("kd+mixture:teacher=0.5:reffakd=0.5", PLAIN) == before
+        other = resolve("kd+mixture:reffakd.v2=0.5:reffakd=0.5:reffakd.v2.limit=3", PLAIN)
+        assert other.source_options["reffakd.v2.limit"] == 3
+        assert other.source_options["reffakd.v2"] == 0.5
+    finally:
+        for name in ("reffakd.v2", "mine"):
+            SOURCES._module_dict.pop(name)
 
 
 FOLLOWED = Defaults(40, {}, {"reffakd": {"gamma": 0.008, "draws": 3}, "permuted": {"draws": 2}})

@@ -130,14 +130,16 @@ class OFD(Distiller):
     @classmethod
     def for_setting(cls, setting: Setting, **options: Any) -> Distiller:
         """Pair the stages, and read the margins off the teacher's batch norms."""
-        if setting.teacher_norms is None:
+        channels = [len(shift) for _, shift in setting.teacher_norms or ()]
+        if channels != [stage[0] for stage in setting.teacher.preactivations]:
             raise UsageError(
                 "ofd: the teacher must have a batch norm at the end of each stage, which this one does not "
                 "tell. Choose a ResNet, a WRN, a VGG or a ShuffleNet V1 of `kdzoo list models`, or another "
                 "method."
             )
         pairs = pair_stages(setting.student.preactivations, setting.teacher.preactivations)
-        return cls(pairs, [margins_of(*setting.teacher_norms[pair.teacher]) for pair in pairs], **options)
+        margins = [margins_of(*norms) for norms in setting.teacher_norms or ()]
+        return cls(pairs, [margins[pair.teacher] for pair in pairs], **options)
 
     def digest(self, teacher: ModelOutput) -> dict[str, Tensor]:
         """Keep the paired stages behind the margin ReLU, at the size at which they are compared."""

@@ -22,7 +22,7 @@ from kdzoo.registry import DISTILLERS
 class Sum(Distiller):
     """The terms of several methods, and one label term of the least weight that one of them leaves it.
 
-    Options, terms and digests are those of the methods, called "crd.weight", "rkd.angle" and "at/map.0"; a
+    Options, terms and digests are those of the methods, called "crd.weight", "rkd/angle" and "at/map.0"; a
     method's only term is called by the method's name.
 
     Attributes:
@@ -30,6 +30,8 @@ class Sum(Distiller):
     """
 
     made_of: ClassVar[Mapping[str, type[Distiller]]] = {}
+    # Of the rules for sums, beside the methods' own.
+    version = 0
 
     def __init__(self, methods: Mapping[str, Distiller]) -> None:
         super().__init__()
@@ -103,7 +105,8 @@ class Sum(Distiller):
             read = batch if "indices" in method.needs else batch._replace(indices=None)
             own = method(seen, self._guide(name, method, guide), read, progress)
             check_terms(type(method).__name__, own)
-            found |= {name if len(own) == 1 else f"{name}.{term}": value for term, value in own.items()}
+            only = len(own) == 1
+            found |= {name if only else f"{name}{PREFIX_END}{term}": value for term, value in own.items()}
         return found
 
     def _guide(self, name: str, method: Distiller, guide: Guide) -> Guide:
@@ -146,6 +149,8 @@ def summed(methods: Mapping[str, type[Distiller]]) -> type[Sum]:
         UsageError: more than one of them judges another network than the student.
     """
     name, classes = "~".join(methods), list(methods.values())
+    if taken := sorted(methods.keys() & {"label", "loss"}):
+        raise UsageError(f"{name}: a sum cannot have {taken[0]!r}, which is the name of a term. Rename it.")
     deploying = [part for part in methods if _deploys(methods[part])]
     if len(deploying) > 1:
         raise UsageError(
@@ -162,7 +167,7 @@ def summed(methods: Mapping[str, type[Distiller]]) -> type[Sum]:
         "paper": "; ".join(part.paper for part in classes),
         "year": max(part.year for part in classes),
         # It rises whenever that of one of them does.
-        "version": sum(part.version for part in classes),
+        "version": Sum.version + sum(part.version for part in classes),
         "digest_options": tuple(read),
         "digest_scope": "batch" if any(part.digest_scope == "batch" for part in reading) else "sample",
     }  # fmt: skip

@@ -64,6 +64,11 @@ class Family(ABC):
         return None
 
 
+def is_family(thing: Any) -> bool:
+    """Say whether what is registered is a family of networks, whose members have names of their own."""
+    return isinstance(thing, type) and issubclass(thing, Family)
+
+
 def published_classes(name: str, options: Mapping[str, object]) -> int | None:
     """Count the classes that the published weights tell apart from which a network starts.
 

@@ -26,7 +26,7 @@ def cost_of(method: str) -> str:
     times, memory = known["methods"][method]
     teacher, student = known["networks"]
     where = f"{teacher} -> {student}, batch {known['batch']}, {known['device']}"
-    return f"{times:.2f} of scratch's step, and {memory} MiB more ({where})"
+    return f"{times:.1f} of scratch's step, and {memory} MiB more ({where})"
 
 
 def shipped(record: dict[str, Any]) -> dict[str, Any]:

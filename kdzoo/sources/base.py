@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -122,7 +122,7 @@ class Source:
             uses if it has any; "" for none.
         needs_options: whether it means nothing without options, though none of them must be given.
         follows_options: whether `needs` and the like follow from options, so that a list cannot tell them.
-        parts: the sources that it is made of, by name; none for all but mixtures.
+        mixed: the sources that it is made of, by name; none for all but mixtures.
         version: raised whenever the numbers change, because it is part of every record's key.
         paper: where it comes from.
         gives_scores: whether its soft labels are scores (`kdzoo.scores`), which a temperature divides:
@@ -140,7 +140,7 @@ class Source:
     follows: ClassVar[str] = ""
     needs_options: ClassVar[bool] = False
     follows_options: ClassVar[bool] = False
-    parts: Mapping[str, Source] = {}
+    mixed: Mapping[str, Source] = {}
     version: int = 1
     paper: ClassVar[str] = ""
     gives_scores: bool = False
@@ -160,11 +160,12 @@ class Source:
         return []
 
     @classmethod
-    def resolved(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+    def resolved(cls, options: Mapping[str, Any], given: Collection[str] | None = None) -> dict[str, Any]:
         """Give the options that count of all that there are: those that records keep.
 
         Args:
             options: a value for each.
+            given: the names of those that the user gave; None where that is not known.
 
         Raises:
             UsageError: they cannot be together.

@@ -7,7 +7,7 @@ https://arxiv.org/abs/1503.02531, section 2: soft targets of an ensemble are the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 import torch
@@ -55,7 +55,7 @@ class Ensemble(Source):
         self.classifiers = tuple(name for name in self._names if name != "teacher")
 
     @classmethod
-    def resolved(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+    def resolved(cls, options: Mapping[str, Any], given: Collection[str] | None = None) -> dict[str, Any]:
         """Bring the teachers into alphabetical order: their mean knows none."""
         return {**options, "teachers": BETWEEN.join(_names(options["teachers"]))}
 

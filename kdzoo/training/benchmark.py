@@ -15,7 +15,7 @@ import kdzoo
 from kdzoo.checks import Problems, UsageError, checked, options_of, unknown, usage
 from kdzoo.data.views import Views
 from kdzoo.methods import Defaults, parse_part
-from kdzoo.models.base import network_options
+from kdzoo.models.base import is_family, network_options
 from kdzoo.registry import DISTILLERS, MODELS, SOURCES, Registry
 from kdzoo.training.recipe import Recipe, read_recipe
 
@@ -103,12 +103,17 @@ class Benchmark:
             return replace(self.student, options=network_options(self.student.network, self.student.options))
         if name in self.sections:
             return self.section(name)
-        if name in MODELS.names():
-            return replace(self.section("teacher"), network=name, options=network_options(name, {}))
-        raise unknown(
-            f"benchmark {self.name!r}", "section or model", name, [*self.sections, *MODELS.names()],
-            f"Add {name} = dict(network=dict(type=...)) to its config for another network.",
-        )  # fmt: skip
+        models = [n for n in MODELS.names() if not is_family(MODELS.find(n))]
+        if name not in models:
+            known = dict.fromkeys(["student", *self.sections, *models])
+            raise unknown(f"benchmark {self.name!r}", "section or model", name, known)
+        section = self.section("teacher")
+        if not section.recipe.epochs:
+            raise UsageError(
+                f"benchmark {self.name!r}: {name} would stay untrained, as the teacher takes 0 epochs. Give "
+                f"it a section of its own: --cfg-options {name}.network.type={name} {name}.recipe.epochs=..."
+            )
+        return replace(section, network=name, options=network_options(name, {}))
 
 
 def one_of(names: tuple[str, ...]) -> str:
@@ -288,7 +293,9 @@ def _read(benchmark: str, options: Mapping[str, Any]) -> dict[str, Any]:
         raise usage("benchmark", "the config's name", f"at most {LONGEST_NAME} characters", path.stem)
     changes: dict[str, Any] = {}
     for name, value in options.items():
-        *parents, last = name.split(".")
+        # Options of sums and mixtures have dots of their own: methods.at~kd.kd.alpha.
+        of_a_method = name.partition(".")[0] in ("methods", "sources")
+        *parents, last = name.split(".", 2 if of_a_method else -1)
         place = changes
         for parent in parents:
             place = place.setdefault(parent, {})

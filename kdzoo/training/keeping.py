@@ -158,8 +158,10 @@ def _entry(
     name: str, settings: Mapping[str, Any], rows: Callable[[ModelOutput], Rows], shapes: Shapes, digests: str
 ) -> Entry:
     """Try out on two samples what a row looks like."""
-    # Not zeros, of which a digest might make an exception.
-    sample = ModelOutput(*_numbers(shapes))
+    # Not zeros, of which a digest might make an exception; where the method has its own tensors.
+    owner = getattr(rows, "__self__", None)
+    own = [*owner.buffers(), *owner.parameters()] if isinstance(owner, Distiller) else []
+    sample = ModelOutput(*_numbers(shapes, own[0].device if own else torch.device("cpu")))
     with torch.random.fork_rng(devices=[]):
         made = rows(sample)
 
@@ -169,14 +171,14 @@ def _entry(
     return Entry(name, dict(settings), {n: (tuple(t.shape[1:]), kept(t)) for n, t in made.items()})
 
 
-def _numbers(shapes: Any) -> Any:
+def _numbers(shapes: Any, device: torch.device) -> Any:
     def one(shape: Any) -> Any:
         if shape is None:
             return None
         if shape and isinstance(shape[0], tuple):
             return tuple(map(one, shape))
         count = math.prod(shape) * 2
-        return torch.linspace(-1, 1, count).reshape(2, *shape)
+        return torch.linspace(-1, 1, count, device=device).reshape(2, *shape)
 
     return tuple(map(one, shapes))
 

@@ -225,18 +225,31 @@ def _check_untrained(plan: Plan, given: Path | None) -> None:
 
     Their features serve as they are.
     """
-    asking = [m.name for m in plan.methods if _reads_scores(m)]
-    if given is not None or not asking:
-        return
-    section, classes = plan.benchmark.section("teacher"), len(plan.data.classes)
+    asked: dict[str, list[str]] = {}
+    for method in plan.methods:
+        source = source_of(method)
+        reads = ["teacher"] if given is None and _reads_scores(method) else []
+        for name in (*reads, *(source.classifiers if source else ())):
+            asked.setdefault(name, []).append(method.name)
+    problems = Problems()
+    for name, methods in asked.items():
+        with problems:
+            section = plan.benchmark.section(name) if name == "teacher" else plan.benchmark.classifier(name)
+            _check_pretrained(name, section, len(plan.data.classes), methods)
+    problems.raise_all()
+
+
+def _check_pretrained(name: str, section: Section, classes: int, methods: Sequence[str]) -> None:
     if section.recipe.epochs:
         return
     published = published_classes(section.network, section.options)
+    if published is None and name != "teacher":
+        raise UsageError(f"{name} {section.network}: it would stay untrained. Give its recipe epochs.")
     if published is not None and published != classes:
         raise UsageError(
-            f"teacher {section.network}: its published weights are for {published:,} classes, the data has "
-            f"{classes:,}, and so its classifier starts at random. Train it for {', '.join(asking)}: "
-            "--teacher-epochs."
+            f"{name} {section.network}: its published weights are for {published:,} classes, the data has "
+            f"{classes:,}, and so its classifier starts at random. Train it for {', '.join(methods)}: "
+            + ("--teacher-epochs." if name == "teacher" else f"--cfg-options {name}.recipe.epochs=...")
         )
 
 
@@ -306,7 +319,7 @@ def method_settings(method: Method, plan: Plan) -> dict[str, Any]:
         "source_plug_in": _source_plug_in(source) if source else None,
         "source_content": dict(method.source_content),
         "source_builds": {name: _built(plan, plan.benchmark.section(name)) for name in builds},
-        "teacher_pass": plan.teacher_pass() if needs_teacher(method) else None,
+        "teacher_pass": plan.teacher_pass() if _runs_a_teacher(method, source) else None,
     }
     return {
         "distiller": method.distiller,
@@ -317,6 +330,11 @@ def method_settings(method: Method, plan: Plan) -> dict[str, Any]:
         "source_version": source.version if source else None,
         **{name: facts for name, facts in sometimes.items() if facts},
     }
+
+
+def _runs_a_teacher(method: Method, source: Source | None) -> bool:
+    """Say whether any network answers as teachers do, be it the teacher or another classifier."""
+    return needs_teacher(method) or (source is not None and bool(source.classifiers))
 
 
 def _built(plan: Plan, section: Section) -> dict[str, Any]:
@@ -371,7 +389,7 @@ def artifact_plans(
     source = source_of(method)
     if source is None or method.source is None:
         return found
-    for kind, part in (source.parts or {method.source: source}).items():
+    for kind, part in (source.mixed or {method.source: source}).items():
         for name in (*part.trains, *part.classifiers):
             maker = _maker(kind, part.options, name) if name in part.trains else None
             section = benchmark.section(name) if maker else benchmark.classifier(name)
@@ -388,8 +406,8 @@ def artifact_plans(
 
 def _source_plug_in(source: Source) -> str | None:
     """Hash the code from outside of a source, or of those that it is made of."""
-    if source.parts:
-        return plug_ins(type(part) for part in source.parts.values())
+    if source.mixed:
+        return plug_ins(type(part) for part in source.mixed.values())
     return plug_in(type(source))
 
 
@@ -414,13 +432,14 @@ def _check_pairs(plan: Plan) -> dict[str, Source]:
     sources: dict[str, Source] = {}
     # Trained parts of a method draw their initial weights: planning leaves the generator where it was.
     with torch.random.fork_rng(devices=[]), problems:
-        setting = setting_of(plan, any(needs_teacher(m) for m in plan.methods))
+        methods = [m for m in plan.methods if _can_be_built(m, problems)]
+        setting = setting_of(plan, any(needs_teacher(m) for m in methods))
         for role, shapes in (("student", setting.student), ("teacher", setting.teacher)):
             if shapes is not None:
                 section = plan.benchmark.student if role == "student" else plan.benchmark.section(role)
                 with problems:
                     _check_classifier(plan, role, section, shapes)
-        for method in plan.methods:
+        for method in methods:
             with problems:
                 built = build_distiller(method.distiller, setting, method.options)
                 given = source_of(method)
@@ -440,10 +459,24 @@ def _check_pairs(plan: Plan) -> dict[str, Source]:
                     with torch.device("meta"):
                         plan.build_network(benchmark.section(name))
                 for name in source.classifiers:
-                    section = benchmark.classifier(name)
-                    _check_classifier(plan, name, section, described(plan, section)[0])
+                    try:
+                        section = benchmark.classifier(name)
+                        _check_classifier(plan, name, section, described(plan, section)[0])
+                    except UsageError as error:
+                        raise UsageError(f"method {method.name!r}: {error}") from error
     problems.raise_all()
     return sources
+
+
+def _can_be_built(method: Method, problems: Problems) -> bool:
+    """Say whether a method's source accepts its options; if not, note what it says."""
+    before = len(problems.messages)
+    with problems:
+        try:
+            source_of(method)
+        except UsageError as error:
+            raise UsageError(f"method {method.name!r}: {error}") from error
+    return len(problems.messages) == before
 
 
 def _check_classifier(plan: Plan, role: str, section: Section, shapes: Shapes) -> None:

@@ -28,7 +28,7 @@ from kdzoo.results.sheet import check_sheet
 from kdzoo.results.words import counted
 from kdzoo.sources import Source, build_source
 from kdzoo.training import checkpoint
-from kdzoo.training.artifacts import Artifact, Foundry, resume
+from kdzoo.training.artifacts import Artifact, ArtifactPlan, Foundry, resume
 from kdzoo.training.bank import TeacherBank
 from kdzoo.training.banked import BankedTeacher
 from kdzoo.training.checkpoint import START, Position
@@ -187,11 +187,14 @@ class Session:
         for member in pending:
             with self._setting_aside([member]):
                 if "teacher" in member.artifacts:
-                    planned = self.plan.artifacts[member.artifacts["teacher"]]
-                    scratch = Distillation(DISTILLERS.find("scratch")(), planned.precision)
-                    self._foundry.make(planned, scratch)
+                    self._classifier(self.plan.artifacts[member.artifacts["teacher"]])
                 able.append(member)
         return able
+
+    def _classifier(self, planned: ArtifactPlan) -> Artifact:
+        """Train a network on the labels, or fetch it."""
+        scratch = Distillation(DISTILLERS.find("scratch")(), planned.precision)
+        return self._foundry.make(planned, scratch)
 
     @contextmanager
     def _setting_aside(self, members: list[PlannedMember]) -> Iterator[None]:
@@ -333,6 +336,14 @@ class Session:
         """Make every source of soft labels that a member reads ready, once; one that fails is left out."""
         plan = self.plan
         sources: dict[str, Source] = {}
+        running: dict[str, SharedTeacher] = {}
+
+        def classifier(planned: ArtifactPlan) -> SharedTeacher:
+            if planned.key not in running:
+                ready = self._ready_teacher(self._classifier(planned))
+                running[planned.key] = SharedTeacher(*ready, fewest=plan.batch_rows)
+            return running[planned.key]
+
         for member in planned:
             name = source_name(member.method)
             if name is None or member.method.source is None or name in sources:
@@ -340,17 +351,16 @@ class Session:
             with self._setting_aside([member]):
                 torch.manual_seed(key(member.seed, "fit", name))
                 source = build_source(member.method.source, member.method.source_options)
-                own, judged = (
-                    {n: plan.artifacts[member.artifacts[n]] for n in names}
-                    for names in (source.trains, source.classifiers)
-                )
+                own = {n: plan.artifacts[member.artifacts[n]] for n in source.trains}
+                judged = {
+                    n: partial(classifier, plan.artifacts[member.artifacts[n]]) for n in source.classifiers
+                }
                 builders = {n: partial(plan.build_network, plan.benchmark.section(n)) for n in source.builds}
                 source.fit(RunWorkshop(
                     images, plan.data, plan.statistics, member.seed,
                     teacher if "teacher" in source.needs else None, source.teacher_fields, own, judged,
                     builders, self._foundry,
                     {n: plan.precision_of(plan.benchmark.section(n)) for n in (*own, *builders)},
-                    plan.batch_rows,
                 ))  # fmt: skip
                 if dict(source.content()) != member.method.source_content:
                     raise KdzooError(

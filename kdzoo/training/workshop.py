@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +16,11 @@ from kdzoo.data import Dataset
 from kdzoo.data.pipeline import Feed
 from kdzoo.keys import key
 from kdzoo.outputs import Batch, ModelOutput
-from kdzoo.registry import DISTILLERS
 from kdzoo.training.artifacts import ArtifactPlan, Foundry
 from kdzoo.training.evaluation import chunk_of
-from kdzoo.training.execution import for_teaching, laid_out
+from kdzoo.training.execution import laid_out
 from kdzoo.training.loop import seeded_network
-from kdzoo.training.member import Distillation, OwnLoss
+from kdzoo.training.member import OwnLoss
 from kdzoo.training.networks import SharedTeacher, run_network
 
 
@@ -35,19 +35,18 @@ class RunWorkshop:
         teacher: shared by the cohort, None where the source declares no need of one.
         teacher_fields: as the source declares them.
         plans: the artifacts that the source declares to train for losses of its own, by name.
-        classifiers: those that it declares to be trained on the labels, by name.
+        classifiers: what makes those that it declares to be trained on the labels, by name; the same ones for
+            all sources.
         builders: of the networks that it declares to use untrained, by name.
         foundry: makes them.
         precisions: of the networks that it trains, or uses untrained, by name.
-        fewest: images of a classifier's pass; a batch of fewer is filled up with its own.
     """
 
     def __init__(
         self, images: Feed, data: Dataset, statistics: tuple[tuple[float, ...], tuple[float, ...]],
         seed: int, teacher: SharedTeacher | None, teacher_fields: frozenset[str] | None,
-        plans: Mapping[str, ArtifactPlan], classifiers: Mapping[str, ArtifactPlan],
+        plans: Mapping[str, ArtifactPlan], classifiers: Mapping[str, Callable[[], SharedTeacher]],
         builders: Mapping[str, Callable[[], nn.Module]], foundry: Foundry, precisions: Mapping[str, str],
-        fewest: int,
     ) -> None:  # fmt: skip
         self.seed = seed
         self.num_classes = len(data.classes)
@@ -64,7 +63,6 @@ class RunWorkshop:
         self._teacher_fields = teacher_fields
         self._plans = plans
         self._classifiers = classifiers
-        self._fewest = fewest
         self._builders = builders
         self._foundry = foundry
         self._precisions = precisions
@@ -100,13 +98,10 @@ class RunWorkshop:
                 f"a source that learns from classifier {name!r} must declare it in classifiers, which has "
                 f"{list(self._classifiers)}"
             )
-        plan = self._classifiers[name]
         with self._forked():
-            network = self._foundry.make(
-                plan, Distillation(DISTILLERS.find("scratch")(), plan.precision)
-            ).network
-        ready = for_teaching(network, plan.precision, plan.channels, plan.size)
-        return SharedTeacher(ready, plan.precision, fewest=self._fewest)
+            shared = self._classifiers[name]()
+        # By its fields, which are rounded where a teacher's are.
+        return partial(shared, fields=frozenset(ModelOutput._fields))
 
     def _forked(self) -> AbstractContextManager[None]:
         """Let what a source draws afterwards not depend on whether an artifact was trained or only read."""

@@ -37,7 +37,7 @@ def test_the_list_of_methods_shows_what_was_measured():
     shown = json.loads(costs.PATH.read_text())
     assert shown in [costs.shipped(json.loads(path.read_text())) for path in RECORDS]
     times, memory = shown["methods"]["reviewkd"]
-    assert f"cost     {times:.2f} of scratch's step, and {memory} MiB more" in listing(
+    assert f"cost     {times:.1f} of scratch's step, and {memory} MiB more" in listing(
         "methods", verbose=True
     )
     assert cost_of("mine") == ""

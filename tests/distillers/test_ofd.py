@@ -1,6 +1,8 @@
 import pytest
 import torch
+from torch import nn
 
+from kdzoo import api
 from kdzoo.checks import UsageError
 from kdzoo.distillers import build_distiller
 from kdzoo.distillers.ofd import OFD, margin_relu, margins_of, ofd_loss
@@ -8,6 +10,7 @@ from kdzoo.functional.stages import pool
 from kdzoo.models import build_model
 from kdzoo.models.base import outputs_of
 from kdzoo.outputs import norms_of
+from kdzoo.training.planned_bank import describe_bank
 
 STUDENT, TEACHER = ((3, 6, 6), (5, 3, 3)), ((2, 5, 5), (4, 4, 4))
 
@@ -40,6 +43,25 @@ def test_options_out_of_range_are_refused(setting):
 def test_a_teacher_without_batch_norms_is_refused(setting):
     with pytest.raises(UsageError, match=r"^ofd: the teacher must have a batch norm at"):
         build_distiller("ofd", setting._replace(teacher_norms=None))
+
+
+@pytest.mark.parametrize("norms", [
+    (nn.BatchNorm2d(2),), (nn.BatchNorm2d(3), nn.BatchNorm2d(4)),
+    (nn.BatchNorm2d(2, affine=False), nn.BatchNorm2d(4)), (None, nn.BatchNorm2d(4)), 3,
+])  # fmt: skip
+def test_batch_norms_that_do_not_fit_are_refused(norms, setting):
+    network = nn.Module()
+    network.stage_norms = norms
+    with pytest.raises(
+        UsageError, match=r"^ofd: the teacher must have a batch norm at the end of each stage"
+    ):
+        build_distiller("ofd", setting._replace(teacher_norms=norms_of(network)))
+
+
+def test_a_dry_run_sees_that_its_digest_is_kept(tmp_path):
+    plan = api.plan(methods=["ofd", "at~ofd"], epochs=1, work_dir=tmp_path)
+    (told,) = describe_bank(plan)
+    assert "keeps running" not in told
 
 
 def test_the_class_halves_the_term_of_each_stage_from_the_last_up(outputs, setting, learn):

@@ -43,11 +43,11 @@ def test_a_sum_keeps_the_contract_of_a_distiller(check: Check):
 def test_its_terms_are_those_of_its_methods(pair):
     outputs = pair(dtype=torch.float32)
     together = learned(build_distiller("rkd~at~kd", outputs.setting), outputs)
-    assert list(together) == ["label", "at", "kd", "rkd.distance", "rkd.angle"]
+    assert list(together) == ["label", "at", "kd", "rkd/distance", "rkd/angle"]
     kd = learned(build_distiller("kd", outputs.setting, {"alpha": 1.0}), outputs)
     alone = learned(build_distiller("at", outputs.setting), outputs) | kd
-    alone |= {f"rkd.{n}": t for n, t in learned(build_distiller("rkd", outputs.setting), outputs).items()}
-    for name in ("label", "at", "kd", "rkd.distance", "rkd.angle"):
+    alone |= {f"rkd/{n}": t for n, t in learned(build_distiller("rkd", outputs.setting), outputs).items()}
+    for name in ("label", "at", "kd", "rkd/distance", "rkd/angle"):
         assert together[name].item() == alone[name].item()
 
 
@@ -100,6 +100,35 @@ def test_a_sum_declares_what_its_methods_declare():
     assert DISTILLERS.has("crd~kd")
     assert not DISTILLERS.has("crd~cd")
     assert "crd~kd" not in DISTILLERS.names()
+
+
+class Two(Distiller):
+    """Has terms of two names."""
+
+    def forward(self, student, guide, batch, progress):
+        return {"distance": student.logits.mean(), "angle": 2 * student.logits.mean()}
+
+
+class One(Distiller):
+    """Is called as a term of the other would be."""
+
+    def forward(self, student, guide, batch, progress):
+        return {"angle": 3 * student.logits.mean()}
+
+
+def test_no_term_takes_the_place_of_another(pair):
+    outputs = pair(dtype=torch.float32)
+    made = DISTILLERS._join({"two": Two, "two.angle": One})
+    terms = learned(build_distiller(made, outputs.setting), outputs)
+    assert list(terms) == ["label", "two/distance", "two/angle", "two.angle"]
+    with pytest.raises(UsageError, match="a sum cannot have 'label', which is the name of a term"):
+        DISTILLERS._join({"kd": KD, "label": One})
+
+
+@pytest.mark.parametrize("name", ["kd~kd", "at~kd~crd~pkt", "kd~", "~kd"])
+def test_the_limits_of_a_sum_hold_everywhere(name, pair):
+    with pytest.raises(UsageError, match="a sum of distillers must be at most 3, each once"):
+        build_distiller(name, pair().setting)
 
 
 def test_two_methods_that_judge_networks_of_their_own_are_refused(monkeypatch):

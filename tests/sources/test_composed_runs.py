@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from tinyzoo import EPOCHS, STEPS, Bench
 
-from kdzoo import cli
+from kdzoo import api, cli
+from kdzoo.checks import UsageError
 from kdzoo.training import artifacts
+from kdzoo.training.networks import SharedTeacher
 
 MIXED = "dkd+mixture:reffakd=0.5:teacher=0.5"
 SEVERAL = "kd+ensemble:teachers=resnet14/teacher"
@@ -69,6 +71,50 @@ def test_a_section_of_ones_own_is_another_teacher(bench: Bench) -> None:
     assert {a["network"] for a in record.artifacts.values()} == {"resnet8"}
     assert record.artifacts["other"]["settings"]["epochs"] == 2
     assert record.artifacts["other"]["score"] != record.artifacts["teacher"]["score"]
+
+
+def test_a_classifier_runs_once_for_all_sources_that_read_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[SharedTeacher] = []
+    begin = SharedTeacher.__init__
+
+    def counted(self: SharedTeacher, *given: Any, **options: Any) -> None:
+        made.append(self)
+        begin(self, *given, **options)
+
+    monkeypatch.setattr(SharedTeacher, "__init__", counted)
+    several = "kd+ensemble:teachers=resnet8/student"
+    mixed = "kd+mixture:tfkd_self=0.5:uniform=0.5"
+    results = bench.run(f"kd+tfkd_self,{mixed},{several},{several}:mean=scores", epochs=1)
+    assert not results.failed
+    assert [teacher.passes for teacher in made] == [STEPS, STEPS]
+    assert all("teacher_pass" in record.settings["method"] for record in results.records)
+
+
+def test_what_a_config_sets_by_dotted_names_holds(bench: Bench) -> None:
+    options = {
+        "sources.mixture.uniform": 0.75, "sources.mixture.permuted": 0.25,
+        "sources.mixture.permuted.gamma": 3.0, "methods.at~kd.kd.alpha": 0.5,
+    }  # fmt: skip
+    plan = api.plan(**bench.options("kd+mixture,at~kd", cfg_options=options))
+    mixed, summed = plan.methods
+    assert (mixed.name, mixed.source_options["permuted.gamma"]) == ("kd+mixture", 3.0)
+    assert summed.options["kd.alpha"] == 0.5
+
+
+def test_teachers_that_would_stay_random_are_refused(bench: Bench) -> None:
+    methods = "kd+ensemble:teachers=resnet14/resnet8"
+    with pytest.raises(UsageError, match="resnet14 would stay untrained, as the teacher takes 0 epochs"):
+        api.plan(**bench.options(methods, teacher="torchvision:resnet18:pretrained=true", teacher_epochs=0))
+
+
+def test_all_mistakes_are_told_at_once(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    methods = "kd+ensemble:teachers=nothing/teacher,ofd"
+    assert cli.main(bench.command(methods, "--teacher", "lenet5")) == 2
+    told = capsys.readouterr().err
+    assert "there is no section or model 'nothing'" in told
+    assert "ofd: the teacher must have a batch norm" in told
 
 
 @pytest.mark.parametrize(
