@@ -447,13 +447,17 @@ class Tables:
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.cls.__name__)
 def test_broken_source_is_found_by_the_rule_for_it(broken: Broken) -> None:
     faults: dict[str, str] = {}
+    expected = {broken.rule, *broken.follows}
     for check in source_checks(broken.cls, networks=NETWORKS):
-        try:
-            check()
-        except ContractError as error:
-            faults[check.name] = str(error)
+        # The rule that trains under every method takes most of the time, and runs where it shall find
+        # something; of whole sources it runs below.
+        if check.name in expected or check.name != "every_logit_method_takes_it":
+            try:
+                check()
+            except ContractError as error:
+                faults[check.name] = str(error)
     assert broken.words in faults.get(broken.rule, "kept"), faults
-    assert set(faults) == {broken.rule, *broken.follows}, faults
+    assert set(faults) == expected, faults
 
 
 @pytest.mark.parametrize("twin", [Smooth, Taught, Encoded, Placed], ids=lambda twin: twin.__name__)
