@@ -120,6 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.clock == "cpu" and options.threads != 1:
                 # Threads that wait for each other spin, which would count as work.
                 raise UsageError("--clock cpu: it needs --threads 1.")
+            if set(options.contestants) <= {"memory", "losses"}:
+                raise UsageError("--contestants: it must have one that takes steps, such as limit.")
             _show([measure(options)], None, form="simple")
     except KdzooError as fault:
         print(fault, file=sys.stderr)

@@ -97,6 +97,13 @@ def test_whole_epochs_are_timed_in_turns_with_a_warm_bank(
     assert "4.321" in capsys.readouterr().out
 
 
+def test_a_measurement_without_steps_is_refused(
+    throughput: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert throughput.main(["measure", "--contestants", "memory"]) == 2
+    assert "must have one that takes steps, such as limit" in capsys.readouterr().err
+
+
 def test_a_mistake_is_answered_in_a_line(throughput: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert throughput.main(["measure", "--benchmark", "fashion_mnits"]) == 2
     assert "fashion_mnist" in capsys.readouterr().err
