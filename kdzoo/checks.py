@@ -14,7 +14,8 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union
 
@@ -62,6 +63,32 @@ def unknown(who: str, kind: str, name: str, known: Iterable[str], advice: str = 
     else:
         hint = f"There are: {', '.join(names)}."
     return UsageError(" ".join(filter(None, (f"{who}: there is no {kind} {name!r}.", hint, advice))))
+
+
+@contextmanager
+def told_by(who: str) -> Iterator[None]:
+    """Put whose mistake it is before what is said of it.
+
+    Args:
+        who: for example "method 'kd'".
+    """
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{who}: {error}") from error
+
+
+def option_parts(name: str) -> tuple[str, str]:
+    """Part an option of what is made of others, such as "crd.weight", into the other's name and its option.
+
+    Args:
+        name: names of others may have dots, options have none.
+
+    Returns:
+        Both; the first is empty for an option without a dot.
+    """
+    owner, _, option = name.rpartition(".")
+    return owner, option
 
 
 class Problems:

@@ -9,12 +9,22 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from kdzoo.checks import Problems, UsageError, checked, options_of, spelled, unknown, usage
+from kdzoo.checks import (
+    Problems,
+    UsageError,
+    checked,
+    option_parts,
+    options_of,
+    spelled,
+    told_by,
+    unknown,
+    usage,
+)
 
 # Doshi and Kim 2024, Table 8, from left to right, behind the teacher and the student on its own.
 TABLE8 = ("at", "kd", "fitnet", "kdsvd", "pkt", "rkd", "dkd", "dkd+reffakd", "reffakd")
@@ -177,7 +187,7 @@ def resolve(text: str, defaults: Defaults) -> Method:
         kind = SOURCES.find(source.name, who)
         usual_source = _usual_source(source, defaults, who)
         source_options = checked(who, options_of(kind), {**usual_source, **source.options})
-        with _told_by(who):
+        with told_by(who):
             source_options = kind.resolved(source_options, source.options)
     problems.raise_all()
     spelled_source = _spelled(source.name, source_options, _unspelled(kind, source_options, defaults, who))
@@ -235,15 +245,6 @@ def _unspelled(kind: Any, options: Mapping[str, Any], defaults: Defaults, who: s
     return {option: value for option, value in usual.items() if option not in parts}
 
 
-@contextmanager
-def _told_by(who: str) -> Iterator[None]:
-    """Put a method's name before what a source says of its options."""
-    try:
-        yield
-    except UsageError as error:
-        raise UsageError(f"{who}: {error}") from error
-
-
 def _is_source(name: str) -> bool:
     from kdzoo.registry import DISTILLERS, SOURCES
 
@@ -295,7 +296,7 @@ def _spelled(name: str, options: Mapping[str, Any], usual: Mapping[str, Any]) ->
         return ":".join([name, *(f"{option}={spelled(value)}" for option, value in other.items())])
     own: dict[str, dict[str, Any]] = {part: {} for part in parts}
     for option, value in other.items():
-        part, _, short = option.rpartition(".")
+        part, short = option_parts(option)
         own[part][short] = value
     return JOINT.join(_spelled(part, own[part], {}) for part in parts)
 

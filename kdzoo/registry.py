@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from mmengine.registry import Registry as MMRegistry
 
-from kdzoo.checks import UsageError, check_positional, unknown, usage
+from kdzoo.checks import UsageError, check_positional, told_by, unknown, usage
 from kdzoo.methods import GROUPS, JOINT, MOST_JOINED, NAME
 from kdzoo.provenance import remember
 
@@ -98,10 +98,8 @@ class Registry(MMRegistry):  # type: ignore[misc]
             found = tuple(things.items())
             # Whoever asks gets the same one, as long as its parts are the same.
             if found not in self._joined:
-                try:
+                with told_by(who):
                     self._joined[found] = self._join(things)
-                except UsageError as error:
-                    raise UsageError(f"{who}: {error}") from error
             return self._joined[found]
         if name not in self._module_dict:
             raise unknown(who, self.name, name, self.names(), BY_PLUGIN)

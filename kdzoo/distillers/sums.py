@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from kdzoo.checks import Option, UsageError, options_of
+from kdzoo.checks import Option, UsageError, option_parts, options_of
 from kdzoo.distillers.base import PREFIX_END, Digest, Distiller, build_distiller, check_terms, declared
 from kdzoo.outputs import Batch, Guide, ModelOutput, Progress, Setting
 from kdzoo.registry import DISTILLERS
@@ -62,7 +62,8 @@ class Sum(Distiller):
         """Build each method for the pair of networks, as if it were alone."""
         methods = {}
         for name, part in cls.made_of.items():
-            own = {_short(option): value for option, value in options.items() if _owner(option) == name}
+            parted = {option_parts(option): value for option, value in options.items()}
+            own = {option: value for (owner, option), value in parted.items() if owner == name}
             methods[name] = build_distiller(part, setting, own)
         built = cls(methods)
         built.options = options
@@ -125,14 +126,6 @@ class Sum(Distiller):
 
 def _deploys(method: type[Distiller]) -> bool:
     return method.deployed is not Distiller.deployed
-
-
-def _owner(option: str) -> str:
-    return option.rpartition(".")[0]
-
-
-def _short(option: str) -> str:
-    return option.rpartition(".")[2]
 
 
 @DISTILLERS.join

@@ -14,7 +14,7 @@ from typing import Literal, cast
 from torch import Tensor, nn
 
 from kdzoo.models.base import check_input
-from kdzoo.models.layers import RESIDUAL_SPELLINGS, Stage, Stages, conv_norm
+from kdzoo.models.layers import RESIDUAL_SPELLINGS, Stage, Staged, Stages, conv_norm
 from kdzoo.outputs import ModelOutput
 from kdzoo.registry import MODELS
 
@@ -38,7 +38,7 @@ class Residual(nn.Module):
         return cast(Tensor, self.main(x) + self.shortcut(x))
 
 
-class CifarResNet(nn.Module):
+class CifarResNet(Staged):
     """Build a network of 6n + 2 layers with weights.
 
     Args:
@@ -68,11 +68,6 @@ class CifarResNet(nn.Module):
             self.stages.append(Stage(Residual(inputs, width, stride), *rest))
             inputs = width
         self.classifier = nn.Linear(inputs, num_classes)
-
-    @property
-    def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
-        """Give the batch norm that ends each stage, of residual blocks that of the main branch."""
-        return self.stages.norms
 
     def forward(self, images: Tensor) -> ModelOutput:
         """Classify [N, C, H, W] images; three stages, at H, H / 2 and H / 4; the embedding is [N, D]."""

@@ -73,13 +73,19 @@ class Stage(nn.Sequential):
         return x, preactivation
 
 
-class Stages(nn.ModuleList):
-    """Stages, each of which gives its output and the same before its last ReLU."""
+class Staged(nn.Module):
+    """A network whose stages are all in its `stages`."""
+
+    stages: Stages
 
     @property
-    def norms(self) -> tuple[nn.BatchNorm2d, ...]:
-        """Give the batch norm that ends each stage before its last ReLU."""
-        return tuple(cast(nn.BatchNorm2d, stage.norm) for stage in self)
+    def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
+        """Give the batch norm that ends each stage, of residual blocks that of the main branch."""
+        return tuple(cast(nn.BatchNorm2d, stage.norm) for stage in self.stages)
+
+
+class Stages(nn.ModuleList):
+    """Stages, each of which gives its output and the same before its last ReLU."""
 
     def forward(self, x: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Give the outputs of all stages, fine to coarse, and the same before their last ReLU."""

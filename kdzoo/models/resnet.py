@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from kdzoo.checks import usage
 from kdzoo.models.base import check_input
-from kdzoo.models.layers import RESIDUAL_SPELLINGS, Stage, Stages, conv_norm
+from kdzoo.models.layers import RESIDUAL_SPELLINGS, Stage, Staged, Stages, conv_norm
 from kdzoo.outputs import ModelOutput
 from kdzoo.registry import MODELS
 
@@ -64,7 +64,7 @@ def bottleneck(inputs: int, width: int, stride: int) -> Residual:
     return Residual(nn.Sequential(*main), inputs, 4 * width, stride)
 
 
-class ResNet(nn.Module):
+class ResNet(Staged):
     """Build a residual network of four stages.
 
     Args:
@@ -107,11 +107,6 @@ class ResNet(nn.Module):
                 inputs = width * expansion
             self.stages.append(Stage(*blocks))
         self.classifier = nn.Linear(inputs * cells, num_classes)
-
-    @property
-    def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
-        """Give the batch norm that ends each stage, of residual blocks that of the main branch."""
-        return self.stages.norms
 
     def forward(self, images: Tensor) -> ModelOutput:
         """Classify [N, C, H, W] images; four stages, at H, H / 2, H / 4 and H / 8."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdzoo.models.base import check_input
-from kdzoo.models.layers import Stage, Stages, conv_norm
+from kdzoo.models.layers import Stage, Staged, Stages, conv_norm
 from kdzoo.outputs import ModelOutput
 from kdzoo.registry import MODELS
 
@@ -131,7 +131,7 @@ class DownUnit(nn.Module):
         return cast(Tensor, self.shuffle(torch.cat([self.left(x), self.right(x)], dim=1)))
 
 
-class ShuffleNetV1(nn.Module):
+class ShuffleNetV1(Staged):
     """Build ShuffleNet V1 with three groups: 240, 480 and 960 channels.
 
     Args:
@@ -162,11 +162,6 @@ class ShuffleNetV1(nn.Module):
             self.stages.append(Stage(GroupedUnit(inputs, width, 2, groups=3), *rest))
             inputs = width
         self.classifier = nn.Linear(inputs, num_classes)
-
-    @property
-    def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
-        """Give the batch norm that ends each stage, of residual blocks that of the main branch."""
-        return self.stages.norms
 
     def forward(self, images: Tensor) -> ModelOutput:
         """Classify [N, C, H, W] images; three stages, at H / 2, H / 4, H / 8; the embedding is [N, 960]."""

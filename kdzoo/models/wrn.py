@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from kdzoo.checks import Interval
 from kdzoo.models.base import check_input
-from kdzoo.models.layers import Stages, conv_norm, convolution
+from kdzoo.models.layers import Staged, Stages, conv_norm, convolution
 from kdzoo.outputs import ModelOutput
 from kdzoo.registry import MODELS
 
@@ -83,7 +83,7 @@ class Stage(nn.Module):
         return functional.relu(preactivation), preactivation
 
 
-class WideResNet(nn.Module):
+class WideResNet(Staged):
     """Build a wide residual network.
 
     Args:
@@ -126,11 +126,6 @@ class WideResNet(nn.Module):
             inputs = width
         self.classifier = nn.Linear(inputs, num_classes)
         nn.init.zeros_(self.classifier.bias)
-
-    @property
-    def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
-        """Give the batch norm that ends each stage, of residual blocks that of the main branch."""
-        return self.stages.norms
 
     def forward(self, images: Tensor) -> ModelOutput:
         """Classify [N, C, H, W] images; three stages, at H, H / 2 and H / 4; the embedding is [N, 64k]."""

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from kdzoo.checks import Interval, Option, UsageError, options_of, usage
+from kdzoo.checks import Interval, Option, UsageError, option_parts, options_of, usage
 from kdzoo.outputs import Batch, Setting, SoftLabels, mix
 from kdzoo.registry import SOURCES
 from kdzoo.sources.base import Source, Workshop, build_source
@@ -93,16 +93,18 @@ class Mixture(Source):
             )  # fmt: skip
         for name in (n for n in known if n not in names):
             changed = options.get(name, known[name].default) != known[name].default
-            if changed and _owner(name) not in weights and (given is None or name in given):
+            if changed and option_parts(name)[0] not in weights and (given is None or name in given):
                 raise UsageError(f"mixture: {name} is an option of a source without weight. Give it one.")
         kept: dict[str, Any] = dict(weights)
         for source in weights:
-            own = {name: options[name] for name in known if _owner(name) == source and name not in names}
+            own = {
+                name: options[name] for name in known if option_parts(name)[0] == source and name not in names
+            }
             missing = next((name for name, value in own.items() if value is None), None)
             if missing is not None:
                 accepted = known[missing].accepted
                 raise UsageError(f"mixture: option {missing!r} must be given: {accepted}.")
-            short = {name.rpartition(".")[2]: value for name, value in own.items()}
+            short = {option_parts(name)[1]: value for name, value in own.items()}
             own = SOURCES.find(source).resolved(short)
             kept |= {f"{source}.{option}": value for option, value in own.items()}
         return kept
@@ -130,15 +132,10 @@ class Mixture(Source):
         return mix(self._weights, given)
 
 
-def _owner(name: str) -> str:
-    """Name the source of an option; options have no dots, as sources may."""
-    return name.rpartition(".")[0]
-
-
 def _own(source: str, options: Mapping[str, Any]) -> dict[str, Any]:
     names = Mixture.part_names()
     return {
-        name.rpartition(".")[2]: value
+        option_parts(name)[1]: value
         for name, value in options.items()
-        if name not in names and _owner(name) == source
+        if name not in names and option_parts(name)[0] == source
     }

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from kdzoo.checks import Problems, UsageError, usage
+from kdzoo.checks import Problems, UsageError, told_by, usage
 from kdzoo.data import Dataset, load_dataset
 from kdzoo.data.picture_files import PictureFiles
 from kdzoo.data.split import split_validation
@@ -459,11 +459,9 @@ def _check_pairs(plan: Plan) -> dict[str, Source]:
                     with torch.device("meta"):
                         plan.build_network(benchmark.section(name))
                 for name in source.classifiers:
-                    try:
+                    with told_by(f"method {method.name!r}"):
                         section = benchmark.classifier(name)
                         _check_classifier(plan, name, section, described(plan, section)[0])
-                    except UsageError as error:
-                        raise UsageError(f"method {method.name!r}: {error}") from error
     problems.raise_all()
     return sources
 
@@ -471,11 +469,8 @@ def _check_pairs(plan: Plan) -> dict[str, Source]:
 def _can_be_built(method: Method, problems: Problems) -> bool:
     """Say whether a method's source accepts its options; if not, note what it says."""
     before = len(problems.messages)
-    with problems:
-        try:
-            source_of(method)
-        except UsageError as error:
-            raise UsageError(f"method {method.name!r}: {error}") from error
+    with problems, told_by(f"method {method.name!r}"):
+        source_of(method)
     return len(problems.messages) == before
 
 
