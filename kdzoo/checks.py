@@ -227,7 +227,13 @@ def options_of(target: type | Callable[..., Any]) -> dict[str, Option]:
     if isinstance(target, type) and stated is not None:
         return dict(stated())
     function: Any = vars(target).get("__init__") or target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
-    function = inspect.unwrap(function)
+    return dict(_options_read(target, inspect.unwrap(function)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _options_read(target: type | Callable[..., Any], function: Any) -> dict[str, Option]:
+    """Read them once: each distiller that is built asks for those of its class, a search over options
+    thousands of times."""
     hints = typing.get_type_hints(function, include_extras=True)
     things: list[Any] = [function]
     if isinstance(target, type):

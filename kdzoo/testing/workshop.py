@@ -74,6 +74,7 @@ class CheckWorkshop:
             seed(7)
             network = self._built("resnet8")
         self._teacher = self._lend("the teacher", network)
+        self._shapes = output_shapes(network, 1, SIZE)
         self._seen: list[tuple[Tensor, ModelOutput]] = []
         self.watch.add({"workshop.mean": self.mean, "workshop.std": self.std})
         self.watch.add({"workshop.labels": torch.from_numpy(self.labels)})
@@ -97,9 +98,8 @@ class CheckWorkshop:
     @property
     def setting(self) -> Setting:
         """Describe data and networks as a source's `check` gets them."""
-        shapes = output_shapes(self._teacher, 1, SIZE)
-        teacher = shapes if "teacher" in self._source.needs else None
-        return Setting(shapes, teacher, None, self.num_classes, torch.from_numpy(self.labels))  # type: ignore[arg-type]
+        teacher = self._shapes if "teacher" in self._source.needs else None
+        return Setting(self._shapes, teacher, None, self.num_classes, torch.from_numpy(self.labels))  # type: ignore[arg-type]
 
     def batch(self, indices: npt.NDArray[np.int64]) -> Batch:
         """Give training images as a step has them; positions only where the source declares them."""

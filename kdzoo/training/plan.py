@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +16,14 @@ from kdzoo.data import Dataset
 from kdzoo.data.picture_files import PictureFiles
 from kdzoo.methods import Method
 from kdzoo.models import build_model, output_shapes
+from kdzoo.models.base import find_model
 from kdzoo.outputs import Setting, Shapes, norms_of
 from kdzoo.results.record import Record
 from kdzoo.results.store import read_record
 from kdzoo.training.artifacts import ArtifactPlan
 from kdzoo.training.benchmark import Benchmark, Section
 from kdzoo.training.checkpoint import Position, positions
-from kdzoo.training.execution import chosen_precision
+from kdzoo.training.execution import chosen_precision, has_bf16
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,9 @@ class Plan:
         asked = self.benchmark.precision
         if asked != "auto":
             return asked
+        if not has_bf16(self.device):
+            # Building even a network without numbers takes a while.
+            return "float32"
         with torch.device("meta"):
             return chosen_precision(self.build_network(section), self.device)
 
@@ -166,9 +172,25 @@ def described(plan: Plan, section: Section) -> tuple[Shapes, torch.nn.Module]:
         plan: benchmark and data.
         section: of the benchmark.
     """
+    known = getattr(find_model(section.network), "__module__", "").startswith("kdzoo.models.")
+    describe = _known if known else _described
+    options = tuple(section.options.items())
+    return describe(section.network, options, len(plan.data.classes), plan.data.channels, plan.size)
+
+
+def _described(
+    name: str, options: tuple[tuple[str, Any], ...], classes: int, channels: int, size: int
+) -> tuple[Shapes, torch.nn.Module]:
     with torch.device("meta"):
-        network = plan.build_network(section)
-        return output_shapes(network, plan.data.channels, plan.size), network
+        network = build_model(
+            name, num_classes=classes, channels=channels, size=size, options=dict(options)
+        )  # fmt: skip
+        return output_shapes(network, channels, size), network
+
+
+# Planning asks for the same ones again and again, and without numbers, too, a pass takes a while. What comes
+# from outside may have been edited meanwhile.
+_known = functools.lru_cache(maxsize=32)(_described)
 
 
 def setting_of(plan: Plan, teacher: bool) -> Setting:
@@ -184,7 +206,7 @@ def setting_of(plan: Plan, teacher: bool) -> Setting:
     return Setting(
         student=described(plan, plan.benchmark.student)[0],
         teacher=shapes,  # type: ignore[arg-type]
-        teacher_head=getattr(network, "classifier", None),
+        teacher_head=copy.deepcopy(getattr(network, "classifier", None)),
         teacher_norms=None if network is None else norms_of(network),
         classes=len(plan.data.classes),
         labels=torch.from_numpy(plan.data.train.labels),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.metadata
 import os
 import platform
@@ -106,10 +107,8 @@ def keep_memory() -> bool:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Describe where numbers were obtained: versions, device, threads."""
-    packages = ("kdzoo", "torch", "torchvision", "timm", "mmengine", "numpy")
     return {
-        "versions": {"python": platform.python_version()}
-        | {p: importlib.metadata.version(p) for p in packages},
+        "versions": {"python": platform.python_version()} | _versions(),
         "platform": " ".join([platform.system(), platform.machine(), *platform.libc_ver()]),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
@@ -118,6 +117,12 @@ def environment(device: torch.device) -> dict[str, Any]:
         # On CUDA deterministic kernels are taken where there are some, which is no promise.
         "deterministic": device.type == "cpu",
     }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    packages = ("kdzoo", "torch", "torchvision", "timm", "mmengine", "numpy")
+    return {package: importlib.metadata.version(package) for package in packages}
 
 
 def _processor() -> str:

@@ -17,7 +17,7 @@ SHAPES = {
     "tiny_imagenet": (3, 64),
     "image_folder": (3, 64),
 }
-CLASSES, BATCH = 4, 4
+CLASSES, BATCH = 2, 2
 SMALL = {
     "methods": "scratch,dkd", "epochs": 1, "teacher_epochs": 1, "threads": 1, "device": "cpu",
 }  # fmt: skip

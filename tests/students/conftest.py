@@ -1,6 +1,7 @@
 """Finished runs of small students, one of each kind, for all tests of this folder."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 import kdzoo
 from kdzoo import plugins
 from kdzoo.registry import DATASETS, MODELS
+from kdzoo.students import export_student, load_student
 
 NETWORKS = {
     "zoo": "resnet8",
@@ -46,6 +48,23 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
     return folder
+
+
+@pytest.fixture(scope="session")
+def exported(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A folder with a student of a kind in all forms: exporters take seconds, and many tests read what they
+    write."""
+
+    @cache
+    def folder_of(kind: str) -> Path:
+        folder = tmp_path_factory.mktemp(f"exported_{kind}")
+        student = load_student("scratch", work_dir=runs / kind)
+        for form in ("safetensors", "onnx", "torch"):
+            lines = export_student(student, form, folder)
+            assert form == "safetensors" or "largest difference from the student's" in lines[0]
+        return folder
+
+    return folder_of
 
 
 @pytest.fixture

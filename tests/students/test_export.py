@@ -43,38 +43,36 @@ def normalised(student, images):
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_onnx_gives_the_same_logits_under_onnxruntime(runs, tmp_path, images, kind):
+def test_onnx_gives_the_same_logits_under_onnxruntime(runs, exported, images, kind):
     student = load_student("scratch", work_dir=runs / kind)
-    lines = export_student(student, "onnx", tmp_path)
-    assert "largest difference from the student's" in lines[0]
-    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    file = exported(kind) / "model.onnx"
+    session = onnxruntime.InferenceSession(str(file))
     for count in (1, 7):
         (logits,) = session.run(["logits"], {"images": images[:count]})
         assert logits.dtype == np.float32
         assert np.abs(logits - expected(student, images[:count]).numpy()).max() < 1e-4
-    about = {p.key: json.loads(p.value) for p in onnx.load(tmp_path / "model.onnx").metadata_props}
+    about = {p.key: json.loads(p.value) for p in onnx.load(file).metadata_props}
     assert about["classes"] == list(CLASSES)
     assert about["kdzoo"]["record"] == student.record.key
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_a_torch_program_runs_without_kdzoo(runs, tmp_path, images, kind):
+def test_a_torch_program_gives_the_same_logits(runs, exported, images, kind):
     student = load_student("scratch", work_dir=runs / kind)
-    export_student(student, "torch", tmp_path)
-    program = torch.export.load(tmp_path / "model.pt2").module()
+    program = torch.export.load(exported(kind) / "model.pt2").module()
     for count in (1, 7):
         logits = program(torch.from_numpy(images[:count]))
         assert (logits - expected(student, images[:count])).abs().max() < 1e-4
 
 
-def test_a_torch_program_is_loaded_where_there_is_no_kdzoo(runs, tmp_path, images):
+def test_a_torch_program_is_loaded_where_there_is_no_kdzoo(runs, exported, tmp_path, images):
     student = load_student("scratch", work_dir=runs / "timm")
-    export_student(student, "torch", tmp_path)
+    file = str(exported("timm") / "model.pt2")
     np.save(tmp_path / "images.npy", images)
     code = (
         "import sys; sys.modules['kdzoo'] = sys.modules['timm'] = None\n"
         "import numpy, torch\n"
-        "program = torch.export.load('model.pt2').module()\n"
+        f"program = torch.export.load({file!r}).module()\n"
         "numpy.save('logits.npy', program(torch.from_numpy(numpy.load('images.npy'))).detach().numpy())\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
@@ -119,12 +117,10 @@ def test_torchvision_takes_the_weights_of_its_student(runs, tmp_path, images):
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_the_code_of_the_model_card_runs(runs, tmp_path, images, kind, monkeypatch):
+def test_the_code_of_the_model_card_runs(runs, exported, images, kind, monkeypatch):
     student = load_student("scratch", work_dir=runs / kind)
-    for form in ("safetensors", "onnx", "torch"):
-        export_student(student, form, tmp_path)
-    monkeypatch.chdir(tmp_path)
-    card = (tmp_path / "README.md").read_text()
+    monkeypatch.chdir(exported(kind))
+    card = Path("README.md").read_text()
     blocks = [block.split("```")[0] for block in card.split("```python\n")[1:]]
     assert len(blocks) == 3
     for block, given in zip(blocks, (images, images, torch.from_numpy(images)), strict=True):

@@ -296,6 +296,7 @@ def test_the_precision_of_an_untrained_network_is_part_of_the_key(keys, monkeypa
     def wide(network, device):
         return "bf16" if type(network).__name__ == "Autoencoder" else "float32"
 
+    monkeypatch.setattr("kdzoo.training.plan.has_bf16", lambda device: True)
     monkeypatch.setattr("kdzoo.training.plan.chosen_precision", wide)
     after = keys(methods, precision="auto")
     # Those of reffakd have it in their artifact's key.
