@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import NamedTuple
 
 import torch
@@ -138,7 +139,7 @@ def make_case(
     of_teacher = output(teacher) if kind != "equal" else of_student
     width = of_teacher.embedding.shape[1]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
+        torch.default_generator.manual_seed(7)
         head = nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, classes)).requires_grad_(False).eval()
     images = torch.randn(samples, 1, 32, 32, generator=generator)
     # The first sample is not of class 0: what takes one number for the other shall show.
@@ -164,9 +165,10 @@ def _with_zeros(samples: int, classes: int) -> Tensor:
     return rows
 
 
+@functools.cache
 def cases() -> tuple[Case, ...]:
     """Give the batches that a distiller is checked on when nobody names others; the first is the ordinary
-    one."""
+    one. They are made once, so leave them as they are."""
     return (
         make_case("ordinary"),
         make_case("two classes", classes=2),

@@ -74,7 +74,7 @@ def network_pairs() -> tuple[NetworkPair, ...]:
     """
     classes = 10
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
+        torch.default_generator.manual_seed(7)
         built: dict[str, nn.Module] = {
             name: build_model(name, num_classes=classes, channels=3, size=32)
             for name in ("lenet5", "resnet18", "resnet50")

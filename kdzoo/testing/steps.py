@@ -32,11 +32,12 @@ def losses_and_gradients_are_finite(subject: Subject) -> None:
     for name, value in subject.other_options():
         # A choice may be another method altogether; a number is looked at on the ordinary batch.
         for case in subject.cases if isinstance(value, (bool, str)) else subject.cases[:1]:
+            fresh = case.fresh()
             try:
-                distiller = subject.build(case, **{name: value})
+                distiller = subject.build(fresh, **{name: value})
             except UsageError:
                 continue
-            check_finite(distiller, case.fresh(), POSITIONS[-1], f" at {name}={value}")
+            check_finite(distiller, fresh, POSITIONS[-1], f" at {name}={value}")
 
 
 def teacher_stands_still(subject: Subject) -> None:

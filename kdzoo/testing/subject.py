@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +41,9 @@ class Subject:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "before", class_state(self.cls))
+        if isinstance(self.cls.needs, Set) and "classifier" not in self.cls.needs:
+            # Nobody gets it, and copies of modules take longer than all else that most rules do.
+            object.__setattr__(self, "cases", tuple(case._replace(head=None) for case in self.cases))
 
     @property
     def ordinary(self) -> Case:

@@ -256,5 +256,5 @@ def seeded_network(build: Callable[[], nn.Module], seed: int) -> nn.Module:
         seed: a key.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return build()

@@ -46,6 +46,7 @@ from kdzoo.training.planned_bank import bank_of, keeping_of, told_of
 from kdzoo.training.planning import check_current, needs_teacher, source_name
 from kdzoo.training.recording import CudaRecorder, Recorder
 from kdzoo.training.reporter import Reporter
+from kdzoo.training.runtime import seed_generators
 from kdzoo.training.workshop import RunWorkshop
 
 
@@ -349,7 +350,7 @@ class Session:
             if name is None or member.method.source is None or name in sources:
                 continue
             with self._setting_aside([member]):
-                torch.manual_seed(key(member.seed, "fit", name))
+                seed_generators(key(member.seed, "fit", name), plan.device)
                 source = build_source(member.method.source, member.method.source_options)
                 own = {n: plan.artifacts[member.artifacts[n]] for n in source.trains}
                 judged = {
@@ -378,7 +379,7 @@ class Session:
         if plan.compiled:
             network.compile(dynamic=False)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(key(seed, "adapter"))
+            seed_generators(key(seed, "adapter"), plan.device)
             distiller = build_distiller(method.distiller, setting, method.options).to(plan.device)
         parameters = [*network.parameters(), *(p for p in distiller.parameters() if p.requires_grad)]
         member = Member(
