@@ -11,20 +11,16 @@ from typing import Any
 
 import torch
 
-from kdzoo.checks import Problems, UsageError, told_by, usage
+from kdzoo.checks import Problems, UsageError, usage
 from kdzoo.data import Dataset, load_dataset
-from kdzoo.data.picture_files import PictureFiles
 from kdzoo.data.split import split_validation
-from kdzoo.distillers import build_distiller
 from kdzoo.distillers.base import Distiller
 from kdzoo.keys import fingerprint
 from kdzoo.methods import Method, expand, listed, resolve
-from kdzoo.models.base import published_classes
-from kdzoo.outputs import Shapes
 from kdzoo.provenance import plug_in, plug_ins
 from kdzoo.registry import DATASETS, DISTILLERS, SOURCES
 from kdzoo.results.store import run_folder
-from kdzoo.sources import Source, build_source
+from kdzoo.sources import Source
 from kdzoo.training.artifacts import (
     ArtifactPlan,
     artifact_settings,
@@ -36,7 +32,9 @@ from kdzoo.training.artifacts import (
 from kdzoo.training.benchmark import Benchmark, Section
 from kdzoo.training.choices import choose_device, parse_seeds
 from kdzoo.training.execution import chosen_compile
-from kdzoo.training.plan import Plan, PlannedMember, described, setting_of
+from kdzoo.training.needs import needs_teacher, runs_a_teacher, source_name, source_of
+from kdzoo.training.plan import Plan, PlannedMember
+from kdzoo.training.plan_checks import check_folder, check_pairs, check_untrained, check_views
 
 
 def make_plan(
@@ -85,10 +83,10 @@ def make_plan(
     with problems:
         where = choose_device(device)
     with problems:
-        _check_folder("work_dir", "a folder", work_dir)
+        check_folder("work_dir", "a folder", work_dir)
     with problems:
         if str(teacher_bank) not in ("auto", "off"):
-            _check_folder("teacher_bank", "auto, off or a folder", teacher_bank)
+            check_folder("teacher_bank", "auto, off or a folder", teacher_bank)
     with problems:
         if (
             isinstance(bank_limit, bool)
@@ -107,7 +105,7 @@ def make_plan(
     problems.raise_all()
     if data is None:
         raise UsageError(f"data set {benchmark.data}: it gave no data.")
-    _check_views(benchmark, data)
+    check_views(benchmark, data)
     # Where there is no code that loads the data, what it gave is all that counts.
     loader = plug_in(DATASETS.find(benchmark.data)) if dataset is None else None
     plan = _keyed(benchmark, data, loader, chosen, run_seeds, work_dir, where, data_root, teacher_checkpoint)
@@ -116,15 +114,6 @@ def make_plan(
         plan, reloadable=dataset is None, bank_limit=0 if off else int(bank_limit * 10**9),
         bank=None if str(teacher_bank) in ("auto", "off") else Path(teacher_bank),
     )  # fmt: skip
-
-
-def _check_folder(name: str, expected: str, folder: object) -> None:
-    """Refuse what is no folder, and cannot become one."""
-    if not isinstance(folder, (str, Path)) or not str(folder):
-        raise usage("kdzoo", name, expected, folder)
-    place = Path(folder).absolute()
-    if not next(p for p in (place, *place.parents) if p.exists() or p.is_symlink()).is_dir():
-        raise usage("kdzoo", name, expected, str(folder))
 
 
 def check_current(plan: Plan) -> None:
@@ -140,21 +129,6 @@ def check_current(plan: Plan) -> None:
         described_network(section).get("plug_in") != planned.get("plug_in") for section, planned in networks
     ):
         raise UsageError("kdzoo: a plug-in was loaded again after this was planned. Plan it again.")
-
-
-def _check_views(benchmark: Benchmark, data: Dataset) -> None:
-    """Refuse views that the data cannot have."""
-    streamed, problems = isinstance(data.train.images, PictureFiles), Problems()
-    who = f"benchmark {benchmark.name!r}, views"
-    with problems:
-        if benchmark.views.crop_scale is not None and not streamed:
-            raise UsageError(
-                f"{who}: crop_scale is for streamed pictures. Use crop_padding, or data.stream=True."
-            )
-    with problems:
-        if benchmark.views.resize is not None and streamed:
-            raise UsageError(f"{who}: streamed pictures are resized as they are decoded. Use data.size.")
-    problems.raise_all()
 
 
 def _keyed(
@@ -195,13 +169,13 @@ def _keyed(
     # The usual layout is left out, so that it changes no key.
     protocol |= {"layout": "channels_last"} if plan.precision == "bf16" else {}
     plan = replace(plan, protocol={**protocol, **_named(benchmark, protocol)})
-    contents = {name: dict(source.content()) for name, source in _check_pairs(plan).items()}
+    contents = {name: dict(source.content()) for name, source in check_pairs(plan).items()}
     methods = tuple(replace(m, source_content=contents.get(source_name(m) or "", {})) for m in methods)
     plan = replace(plan, methods=methods)
     if given is not None and any(needs_teacher(m) for m in methods):
         with torch.device("meta"):
             fitting_weights(plan.build_network(benchmark.section("teacher")), given)
-    _check_untrained(plan, given)
+    check_untrained(plan, given)
     artifacts: dict[str, ArtifactPlan] = {}
     used: dict[str, dict[str, str]] = {}
     for method in methods:
@@ -218,46 +192,6 @@ def _keyed(
             )
     members = tuple(_member(plan, method, seed, used[method.name]) for seed in seeds for method in methods)
     return replace(plan, members=members, artifacts=artifacts, remarks=tuple(remarks))
-
-
-def _check_untrained(plan: Plan, given: Path | None) -> None:
-    """Refuse scores of published weights for other classes, untrained: their classifier would be random.
-
-    Their features serve as they are.
-    """
-    asked: dict[str, list[str]] = {}
-    for method in plan.methods:
-        source = source_of(method)
-        reads = ["teacher"] if given is None and _reads_scores(method) else []
-        for name in (*reads, *(source.classifiers if source else ())):
-            asked.setdefault(name, []).append(method.name)
-    problems = Problems()
-    for name, methods in asked.items():
-        with problems:
-            section = plan.benchmark.section(name) if name == "teacher" else plan.benchmark.classifier(name)
-            _check_pretrained(name, section, len(plan.data.classes), methods)
-    problems.raise_all()
-
-
-def _check_pretrained(name: str, section: Section, classes: int, methods: Sequence[str]) -> None:
-    if section.recipe.epochs:
-        return
-    published = published_classes(section.network, section.options)
-    if published is None and name != "teacher":
-        raise UsageError(f"{name} {section.network}: it would stay untrained. Give its recipe epochs.")
-    if published is not None and published != classes:
-        raise UsageError(
-            f"{name} {section.network}: its published weights are for {published:,} classes, the data has "
-            f"{classes:,}, and so its classifier starts at random. Train it for {', '.join(methods)}: "
-            + ("--teacher-epochs." if name == "teacher" else f"--cfg-options {name}.recipe.epochs=...")
-        )
-
-
-def _reads_scores(method: Method) -> bool:
-    source = source_of(method)
-    return "classifier" in DISTILLERS.find(method.distiller).needs or (
-        source is not None and "teacher" in source.needs
-    )
 
 
 def _named(benchmark: Benchmark, protocol: Mapping[str, Any]) -> dict[str, str]:
@@ -290,20 +224,6 @@ def _member(plan: Plan, method: Method, seed: int, artifacts: Mapping[str, str])
     return PlannedMember(method, seed, key, folder, dict(artifacts), settings)
 
 
-def source_of(method: Method) -> Source | None:
-    """Build a method's source of soft labels, which then tells what it needs; None where it has none.
-
-    Args:
-        method: resolved.
-    """
-    return None if method.source is None else build_source(method.source, method.source_options)
-
-
-def source_name(method: Method) -> str | None:
-    """Name a method's source with its options, so that members with the same one share it."""
-    return None if method.source is None else json.dumps([method.source, dict(method.source_options)])
-
-
 def method_settings(method: Method, plan: Plan) -> dict[str, Any]:
     """Give a resolved method as records keep it.
 
@@ -319,7 +239,7 @@ def method_settings(method: Method, plan: Plan) -> dict[str, Any]:
         "source_plug_in": _source_plug_in(source) if source else None,
         "source_content": dict(method.source_content),
         "source_builds": {name: _built(plan, plan.benchmark.section(name)) for name in builds},
-        "teacher_pass": plan.teacher_pass() if _runs_a_teacher(method, source) else None,
+        "teacher_pass": plan.teacher_pass() if runs_a_teacher(method, source) else None,
     }
     return {
         "distiller": method.distiller,
@@ -332,22 +252,10 @@ def method_settings(method: Method, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _runs_a_teacher(method: Method, source: Source | None) -> bool:
-    """Say whether any network answers as teachers do, be it the teacher or another classifier."""
-    return needs_teacher(method) or (source is not None and bool(source.classifiers))
-
-
 def _built(plan: Plan, section: Section) -> dict[str, Any]:
     """Describe a network that is used untrained, with its precision where that is not the student's."""
     precision = plan.precision_of(section)
     return described_network(section) | ({} if precision == plan.precision else {"precision": precision})
-
-
-def needs_teacher(method: Method) -> bool:
-    """Say whether a method, or its source of soft labels, reads a teacher."""
-    source = source_of(method)
-    reads = source is not None and "teacher" in source.needs
-    return bool(DISTILLERS.find(method.distiller).needs_teacher() or reads)
 
 
 def artifact_plans(
@@ -419,66 +327,3 @@ def _maker(name: str, options: Mapping[str, Any], artifact: str) -> dict[str, An
     shaping = {option: options[option] for option in source.train_options}
     file = plug_in(source)
     return {"name": name, "version": source.version, "options": shaping} | ({"plug_in": file} if file else {})
-
-
-def _check_pairs(plan: Plan) -> dict[str, Source]:
-    """Build every method once for the pair of networks, so that one that cannot be is refused before
-    training.
-
-    Returns:
-        The sources of soft labels, by `source_name`.
-    """
-    problems = Problems()
-    sources: dict[str, Source] = {}
-    # Trained parts of a method draw their initial weights: planning leaves the generator where it was.
-    with torch.random.fork_rng(devices=[]), problems:
-        methods = [m for m in plan.methods if _can_be_built(m, problems)]
-        setting = setting_of(plan, any(needs_teacher(m) for m in methods))
-        for role, shapes in (("student", setting.student), ("teacher", setting.teacher)):
-            if shapes is not None:
-                section = plan.benchmark.student if role == "student" else plan.benchmark.section(role)
-                with problems:
-                    _check_classifier(plan, role, section, shapes)
-        for method in methods:
-            with problems:
-                built = build_distiller(method.distiller, setting, method.options)
-                given = source_of(method)
-                if built.needs_scores and given is not None and not given.gives_scores:
-                    raise UsageError(
-                        f"method {method.name!r}: it compares scores, and source {method.source!r} gives "
-                        "probabilities. Leave standardize out, or take the teacher's scores."
-                    )
-            shared = source_name(method)
-            if method.source is None or shared is None or shared in sources:
-                continue
-            with problems:
-                source = sources[shared] = build_source(method.source, method.source_options)
-                source.check(setting)
-                benchmark = plan.benchmark
-                for name in (*source.trains, *source.builds):
-                    with torch.device("meta"):
-                        plan.build_network(benchmark.section(name))
-                for name in source.classifiers:
-                    with told_by(f"method {method.name!r}"):
-                        section = benchmark.classifier(name)
-                        _check_classifier(plan, name, section, described(plan, section)[0])
-    problems.raise_all()
-    return sources
-
-
-def _can_be_built(method: Method, problems: Problems) -> bool:
-    """Say whether a method's source accepts its options; if not, note what it says."""
-    before = len(problems.messages)
-    with problems, told_by(f"method {method.name!r}"):
-        source_of(method)
-    return len(problems.messages) == before
-
-
-def _check_classifier(plan: Plan, role: str, section: Section, shapes: Shapes) -> None:
-    """Refuse a network that does not tell the data's classes apart."""
-    classes = len(plan.data.classes)
-    if shapes.logits != (classes,):
-        raise UsageError(
-            f"benchmark {plan.benchmark.name!r}: its {role} must be a classifier with {classes} logits, got "
-            f"{section.network!r}. Choose another network."
-        )

@@ -39,11 +39,12 @@ from kdzoo.training.finished import sheet_of, write_finished
 from kdzoo.training.keeping import Keeping
 from kdzoo.training.loop import CHECKPOINT_SECONDS, Training, seeded_network, train
 from kdzoo.training.member import Distillation, Member
+from kdzoo.training.needs import needs_teacher, source_name
 from kdzoo.training.networks import SharedTeacher
 from kdzoo.training.optimisers import build_optimizer
 from kdzoo.training.plan import Plan, PlannedMember, setting_of
 from kdzoo.training.planned_bank import bank_of, keeping_of, told_of
-from kdzoo.training.planning import check_current, needs_teacher, source_name
+from kdzoo.training.planning import check_current
 from kdzoo.training.recording import CudaRecorder, Recorder
 from kdzoo.training.reporter import Reporter
 from kdzoo.training.runtime import seed_generators

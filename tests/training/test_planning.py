@@ -10,6 +10,7 @@ from kdzoo.sources.reffakd import ReffAKD
 from kdzoo.training import planning
 from kdzoo.training.benchmark import load_benchmark
 from kdzoo.training.choices import choose_device, parse_seeds
+from kdzoo.training.needs import needs_teacher
 from kdzoo.training.planning import make_plan
 
 
@@ -280,7 +281,7 @@ def test_method_settings_grow_only_where_there_is_something_to_say(plan, monkeyp
     usual = {"distiller", "options", "version", "source", "source_options", "source_version"}
     for method in found.methods:
         taught = settings[method.name].pop("teacher_pass", None)
-        assert (taught is not None) == planning.needs_teacher(method)
+        assert (taught is not None) == needs_teacher(method)
     extra = {name: {k: v for k, v in s.items() if k not in usual} for name, s in settings.items()}
     assert extra.pop("kd+uniform") == {"source_content": {"sha256": "f" * 64}}
     assert extra.pop("kd+random_cae") == {
