@@ -20,6 +20,20 @@ KINDS = ("distiller", "source", "model", "dataset")
 FORMATS = ("safetensors", "onnx", "torch")
 
 
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"it must be an integer, got {text!r}") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"it must be a number, got {text!r}") from None
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse with one-line answers and near-name hints."""
 
@@ -142,7 +156,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
-    parser.add_argument("--top", type=int, default=5, metavar="N", help="classes to show (default: 5)")
+    parser.add_argument("--top", type=_integer, default=5, metavar="N", help="classes to show (default: 5)")
     _add_device(parser)
 
 
@@ -184,7 +198,7 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
 
 def _add_device(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
+    parser.add_argument("--threads", type=_integer, metavar="N", help="CPU threads (default: torch's choice)")
 
 
 def _add_bench(bench: argparse.ArgumentParser) -> None:
@@ -235,27 +249,27 @@ def _add_training(group: argparse._ActionsContainer) -> None:
     add = group.add_argument
     add(
         "--epochs",
-        type=int,
+        type=_integer,
         metavar="N",
         help="epochs of the students; milestones scale (default: the benchmark's)",
     )
     add(
         "--teacher-epochs",
-        type=int,
+        type=_integer,
         metavar="N",
         help="epochs of the teacher; 0 takes pretrained weights as they are",
     )
-    add("--cae-epochs", type=int, metavar="N", help="epochs of ReffAKD's autoencoder")
+    add("--cae-epochs", type=_integer, metavar="N", help="epochs of ReffAKD's autoencoder")
     add(
         "--val-fraction",
-        type=float,
+        type=_number,
         default=0.0,
         metavar="F",
         help="share of training images split off for validation (default: 0)",
     )
     add(
         "--views",
-        type=int,
+        type=_integer,
         metavar="V",
         help="let the augmentation repeat every V epochs (default: new views in every epoch)",
     )
@@ -307,7 +321,7 @@ def _add_running(group: argparse._ActionsContainer) -> None:
     )
     add(
         "--bank-limit",
-        type=float,
+        type=_number,
         default=4.0,
         metavar="GB",
         help="size of a teacher bank; what does not fit is computed anew in every step (default: 4)",
@@ -315,7 +329,7 @@ def _add_running(group: argparse._ActionsContainer) -> None:
     _add_device(group)
     add(
         "--workers",
-        type=int,
+        type=_integer,
         metavar="N",
         help="processes that decode streamed pictures (default: one for each processor, at most 8)",
     )
