@@ -227,13 +227,12 @@ def options_of(target: type | Callable[..., Any]) -> dict[str, Option]:
     if isinstance(target, type) and stated is not None:
         return dict(stated())
     function: Any = vars(target).get("__init__") or target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
-    return dict(_options_read(target, inspect.unwrap(function)))
+    # Each distiller that is built asks for those of its class, a search over options thousands of times.
+    read = _options_known if isinstance(target, type) else _options_read
+    return dict(read(target, inspect.unwrap(function)))
 
 
-@functools.lru_cache(maxsize=1024)
 def _options_read(target: type | Callable[..., Any], function: Any) -> dict[str, Option]:
-    """Read them once: each distiller that is built asks for those of its class, a search over options
-    thousands of times."""
     hints = typing.get_type_hints(function, include_extras=True)
     things: list[Any] = [function]
     if isinstance(target, type):
@@ -257,6 +256,9 @@ def _options_read(target: type | Callable[..., Any], function: Any) -> dict[str,
             default = None if required else parameter.default
             found[name] = Option(name, kinds, choices, interval, default, documented.get(name, ""), required)
     return found
+
+
+_options_known = functools.lru_cache(maxsize=1024)(_options_read)
 
 
 def _check_apart(who: str, choices: tuple[Choice, ...]) -> None:

@@ -20,7 +20,7 @@ from kdzoo.sources.base import Source
 from kdzoo.testing.contract import ContractError, Watch, seed
 from kdzoo.testing.subject import named
 
-SIZE, STEPS = 32, 2
+SIZE, STEPS = 32, 3
 Builders = Mapping[str, Callable[[], nn.Module]]
 
 

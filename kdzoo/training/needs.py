@@ -25,9 +25,7 @@ def source_name(method: Method) -> str | None:
 
 def needs_teacher(method: Method) -> bool:
     """Say whether a method, or its source of soft labels, reads a teacher."""
-    source = source_of(method)
-    reads = source is not None and "teacher" in source.needs
-    return bool(DISTILLERS.find(method.distiller).needs_teacher() or reads)
+    return bool(DISTILLERS.find(method.distiller).needs_teacher()) or _labels_of_a_teacher(method)
 
 
 def runs_a_teacher(method: Method, source: Source | None) -> bool:
@@ -37,7 +35,9 @@ def runs_a_teacher(method: Method, source: Source | None) -> bool:
 
 def reads_scores(method: Method) -> bool:
     """Say whether a method learns from the teacher's logits or its classifier, not from features alone."""
+    return "classifier" in DISTILLERS.find(method.distiller).needs or _labels_of_a_teacher(method)
+
+
+def _labels_of_a_teacher(method: Method) -> bool:
     source = source_of(method)
-    return "classifier" in DISTILLERS.find(method.distiller).needs or (
-        source is not None and "teacher" in source.needs
-    )
+    return source is not None and "teacher" in source.needs

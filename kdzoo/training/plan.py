@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,24 +173,26 @@ def described(plan: Plan, section: Section) -> tuple[Shapes, torch.nn.Module]:
         plan: benchmark and data.
         section: of the benchmark.
     """
-    known = getattr(find_model(section.network), "__module__", "").startswith("kdzoo.models.")
-    describe = _known if known else _described
+    build = find_model(section.network)
+    # Members of families come from elsewhere, too.
+    own = getattr(build, "__module__", "").startswith("kdzoo.models.") and not inspect.ismethod(build)
+    describe = _known if own else _described
     options = tuple(section.options.items())
-    return describe(section.network, options, len(plan.data.classes), plan.data.channels, plan.size)
+    return describe(build, section.network, options, len(plan.data.classes), plan.data.channels, plan.size)
 
 
 def _described(
-    name: str, options: tuple[tuple[str, Any], ...], classes: int, channels: int, size: int
-) -> tuple[Shapes, torch.nn.Module]:
+    build: Callable[..., torch.nn.Module], name: str, options: tuple[tuple[str, Any], ...],
+    classes: int, channels: int, size: int,
+) -> tuple[Shapes, torch.nn.Module]:  # fmt: skip
     with torch.device("meta"):
-        network = build_model(
-            name, num_classes=classes, channels=channels, size=size, options=dict(options)
-        )  # fmt: skip
+        network = build_model(name, num_classes=classes, channels=channels, size=size, options=dict(options))
         return output_shapes(network, channels, size), network
 
 
 # Planning asks for the same ones again and again, and without numbers, too, a pass takes a while. What comes
-# from outside may have been edited meanwhile.
+# from outside may have been edited meanwhile; what builds a network is in the key, so that a name that was
+# registered again is another's.
 _known = functools.lru_cache(maxsize=32)(_described)
 
 
@@ -206,6 +209,7 @@ def setting_of(plan: Plan, teacher: bool) -> Setting:
     return Setting(
         student=described(plan, plan.benchmark.student)[0],
         teacher=shapes,  # type: ignore[arg-type]
+        # Methods get it, and the network is kept.
         teacher_head=copy.deepcopy(getattr(network, "classifier", None)),
         teacher_norms=None if network is None else norms_of(network),
         classes=len(plan.data.classes),

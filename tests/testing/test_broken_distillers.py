@@ -592,7 +592,7 @@ for draw in (random.random, np.random.rand):
     )  # fmt: skip
 
 
-@breaks("steps_repeat", "it changes torch's settings from {'grad': True, 'dtype': torch.float32")
+@breaks("steps_repeat", "it changes torch's settings from {'grad': True, 'dtype': torch.float32", COHORT)
 class Precise(Soft):
     """Makes float64 the default for everybody."""
 

@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -5,12 +7,13 @@ import torch
 from kdzoo.checks import UsageError
 from kdzoo.data.base import Dataset, Split
 from kdzoo.distillers.dkd import DKD
-from kdzoo.registry import SOURCES
+from kdzoo.registry import MODELS, SOURCES
 from kdzoo.sources.reffakd import ReffAKD
 from kdzoo.training import planning
 from kdzoo.training.benchmark import load_benchmark
 from kdzoo.training.choices import choose_device, parse_seeds
 from kdzoo.training.needs import needs_teacher
+from kdzoo.training.plan import described
 from kdzoo.training.planning import make_plan
 
 
@@ -352,3 +355,24 @@ def test_standardised_scores_are_asked_of_a_source_of_scores(plan):
             ("dkd:standardize=true+uniform", "uniform"),
         )
     ]
+
+
+def test_what_comes_from_outside_is_described_as_it_is_now(plan, tmp_path, monkeypatch):
+    (tmp_path / "widening.py").write_text(
+        "from torch import nn\nWIDTH = 3\n\n\ndef net(num_classes):\n"
+        "    first, last = nn.Linear(1024, WIDTH), nn.Linear(WIDTH, num_classes)\n"
+        "    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), last)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def widths(name):
+        found = plan("scratch", cfg_options={"student.network.type": name})
+        return described(found, found.benchmark.student)[0].embedding
+
+    assert widths("module:widening.net") == (3,)
+    monkeypatch.setattr(sys.modules["widening"], "WIDTH", 5)
+    assert widths("module:widening.net") == (5,)
+    # The zoo's own are kept, by what builds them: a name that is registered again is another network.
+    assert widths("resnet8") == widths("resnet8") == (64,)
+    monkeypatch.setitem(MODELS.module_dict, "resnet8", MODELS.find("lenet5"))
+    assert widths("resnet8") == (84,)
