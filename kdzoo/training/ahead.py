@@ -19,6 +19,10 @@ Place = tuple[int, int]
 class Ahead:
     """Makes batches one step ahead, in a thread; a batch is the same whoever makes it, and when.
 
+    The thread computes alone. With helpers of its own there would be more OpenMP threads than processors,
+    which then sleep at the end of every operation instead of waiting a moment: the step's small ones, RKD's
+    above all, would take several times as long.
+
     Args:
         images: the training images.
         teacher: whose answers may be kept in a bank.
@@ -49,7 +53,9 @@ class Ahead:
         following = (epoch, step + 1) if step + 1 < self._images.steps else (epoch + 1, 0)
         if (self._next is None or self._next[0] != following) and following[0] < self._epochs:
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(1, thread_name_prefix="kdzoo-ahead")
+                self._pool = ThreadPoolExecutor(
+                    1, thread_name_prefix="kdzoo-ahead", initializer=torch.set_num_threads, initargs=(1,)
+                )
             self._next = following, self._pool.submit(self._make, following)
         return batch, prepared
 
