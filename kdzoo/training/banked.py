@@ -111,7 +111,11 @@ class BankedTeacher(SharedTeacher):
         yield from (self._found or {}).values()
 
     def end_step(self) -> None:
-        """Keep what the teacher was asked for, if it ran."""
+        """Keep what the teacher was asked for, if it ran, and let go of the rest."""
+        self._keep()
+        super().end_step()
+
+    def _keep(self) -> None:
         if self._at is None or self._found is not None or self._last is None:
             return
         batch, epoch, indices = self._at

@@ -126,6 +126,7 @@ class Cohort(nn.Module):
                     return self._share(epoch, step)
             if self.teacher is not None:
                 self.teacher.end_step()
+            shared.settle()
         self.seconds += time.perf_counter() - began
         return shared
 

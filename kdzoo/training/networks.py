@@ -117,7 +117,9 @@ class SharedTeacher:
         yield from self._digests.values()
 
     def end_step(self) -> None:
-        """Hear that all is made that the step's members need."""
+        """Hear that all is made that the step's members need: what it was made of, a teacher's stages, is let
+        go of, which is many times what methods keep."""
+        self._last = None
 
     def end_epoch(self, epoch: int) -> None:
         """Hear that an epoch's last step is done."""

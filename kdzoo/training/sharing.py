@@ -65,6 +65,13 @@ class Shared:
             self._watch_teacher()
         self.guides[member] = Guide(soft_labels, copy.copy(digest))
 
+    def settle(self) -> None:
+        """Let go of what was made on the way and given to no member, such as a teacher's stages."""
+        given = [self._batch, *self.guides.values()]
+        held = {id(part) for thing in given for _, part in parts(thing, "")}
+        self._versions = {place: seen for place, seen in self._versions.items() if place in held}
+        self._known = {}
+
     def _soft_labels_of(self, source: str) -> SoftLabels:
         if source not in self._soft_labels:
             needs, fields = self._sources[source].needs, self._sources[source].teacher_fields

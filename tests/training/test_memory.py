@@ -17,7 +17,7 @@ from kdzoo.data.pipeline import Pipeline
 from kdzoo.data.views import Views
 from kdzoo.distillers import build_distiller
 from kdzoo.models import build_model, output_shapes
-from kdzoo.outputs import Setting
+from kdzoo.outputs import ModelOutput, Setting
 from kdzoo.sources import build_source
 from kdzoo.training.cohort import Cohort
 from kdzoo.training.member import Distillation, Member
@@ -54,8 +54,8 @@ def network(name: str) -> nn.Module:
     return build_model(name, num_classes=4, channels=1, size=32)
 
 
-def peak_and_weights(methods: list[str]) -> tuple[int, int]:
-    """Train a cohort for three steps; give its peak and the bytes of the members' weights and buffers."""
+def cohort_of(methods: list[str]) -> tuple[Cohort, int]:
+    """Build a cohort at its start; give the bytes of its members' weights and buffers, too."""
     images = Pipeline(
         np.random.default_rng(0).integers(0, 256, (96, 1, 32, 32), np.uint8), np.arange(96) % 4,
         views=Views(flip=True), mean=(0.5,), std=(0.25,), batch_size=32, seed=0, device="cpu",
@@ -73,7 +73,12 @@ def peak_and_weights(methods: list[str]) -> tuple[int, int]:
         weights += sum(p.nbytes for p in trained) + sum(b.nbytes for b in student.buffers())
     source = build_source("teacher")
     source.fit(SimpleNamespace(teacher=teacher))
-    cohort = Cohort(members, images, 1, teacher, {"teacher": source})
+    return Cohort(members, images, 1, teacher, {"teacher": source}), weights
+
+
+def peak_and_weights(methods: list[str]) -> tuple[int, int]:
+    """Train a cohort for three steps; give its peak and the bytes of the members' weights and buffers."""
+    cohort, weights = cohort_of(methods)
     with Live() as live:
         for step in range(3):
             cohort.train_step((0, step))
@@ -98,6 +103,31 @@ def test_a_method_more_costs_its_gradients_and_momentum_alone(name: str) -> None
     assert five - one <= 2 * more + 5 * 10_000
     # Activations of a single student are many times that, so a second graph would be seen.
     assert one > 3 * more
+
+
+def test_a_teachers_stages_are_gone_when_members_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+    left: list[int] = []
+    run, train = SharedTeacher._forward, Member.step
+
+    def forward(teacher: SharedTeacher, images: torch.Tensor) -> ModelOutput:
+        output = run(teacher, images)
+        made.extend(weakref.ref(stage) for stage in output.stages)
+        return output
+
+    def step(member: Member, *given: Any) -> None:
+        left.append(sum(stage() is not None for stage in made))
+        train(member, *given)
+
+    monkeypatch.setattr(SharedTeacher, "_forward", forward)
+    monkeypatch.setattr(Member, "step", step)
+    cohort, _ = cohort_of(["kd", "at"])
+    for place in range(2):
+        cohort.train_step((0, place))
+    assert len(made) == 2 * 3
+    assert left == [0, 0, 0, 0]
+    assert cohort.teacher is not None
+    assert cohort.teacher.passes == 2
 
 
 def test_table_8_peaks_with_its_costliest_method() -> None:
