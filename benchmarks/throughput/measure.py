@@ -124,14 +124,17 @@ def finish(record: Record) -> Record:
 
 
 def write(record: Record, folder: Path, prefix: str = "") -> Path:
-    """Write a record under the name of its device and pair.
+    """Write a record under the name of its device and pair; processors of one name differ in bf16.
 
     Args:
         record: of a measurement.
         folder: made if it is not there.
         prefix: of the file's name.
     """
-    device = re.sub(r"[^a-z0-9]+", "-", record["machine"]["device_name"].lower()).strip("-")
+    machine = record["machine"]
+    bf16 = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in machine["flags"]]
+    words = [machine["device_name"], *(bf16[:1] if machine["device"] == "cpu" else [])]
+    device = re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{prefix}{device}-{record['pair']['name']}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
