@@ -102,6 +102,7 @@ def measure(options: Namespace) -> Path:
         if "memory" in options.contestants:
             say("peak memory, a process for each number of methods")
             record["memory"] = {
+                "order": list(memory.ORDER),
                 "peak": memory.measure_all(options, work, options.counts),
                 "members": line.resident,
             }
@@ -124,7 +125,7 @@ def finish(record: Record) -> Record:
 
 
 def write(record: Record, folder: Path, prefix: str = "") -> Path:
-    """Write a record under the name of its device and pair; processors of one name differ in bf16.
+    """Write a record under the name of its device and pair; processors of one name differ in what they can.
 
     Args:
         record: of a measurement.
@@ -132,8 +133,10 @@ def write(record: Record, folder: Path, prefix: str = "") -> Path:
         prefix: of the file's name.
     """
     machine = record["machine"]
-    bf16 = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in machine["flags"]]
-    words = [machine["device_name"], *(bf16[:1] if machine["device"] == "cpu" else [])]
+    words = [machine["device_name"]]
+    if machine["device"] == "cpu":
+        bf16 = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in machine["flags"]]
+        words += [*bf16, machine["cpu_capability"]][:1]
     device = re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{prefix}{device}-{record['pair']['name']}.json"

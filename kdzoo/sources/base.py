@@ -47,7 +47,9 @@ class Workshop(Protocol):
         Args:
             batch: of a step, or any other.
             fields: all that is read of the output, of "logits" and "embedding", as declared in
-                `teacher_fields`: in a step it may then come from a teacher bank. None for the whole output.
+                `teacher_fields`: in a step it may then come from a teacher bank. None for the whole output,
+                which is let go of when the step's soft labels are made: who asks later runs the teacher
+                again.
         """
         ...
 

@@ -56,6 +56,9 @@ class Ahead:
                 self._pool = ThreadPoolExecutor(
                     1, thread_name_prefix="kdzoo-ahead", initializer=torch.set_num_threads, initargs=(1,)
                 )
+                # It is told for good when it first looks; all threads that look later are told the last word.
+                self._pool.submit(torch.get_num_threads).result()
+                torch.set_num_threads(torch.get_num_threads())
             self._next = following, self._pool.submit(self._make, following)
         return batch, prepared
 

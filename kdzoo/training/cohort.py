@@ -8,7 +8,7 @@ is alive at a time. Whatever happens to one member, the numbers of the others st
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ class Cohort(nn.Module):
         seed: of what sources and digests draw.
         classes: K; None leaves what sources give unchecked.
         recorder: lets the device repeat members' steps; None runs them as they come.
+        classifiers: other networks that sources run on a batch.
 
     Attributes:
         seconds: time spent on what members share (batches, teacher, soft labels, digests).
@@ -49,7 +50,7 @@ class Cohort(nn.Module):
     def __init__(
         self, members: list[Member], images: Feed, epochs: int, teacher: SharedTeacher | None = None,
         sources: Mapping[str, Source] | None = None, seed: int = 0, classes: int | None = None,
-        recorder: Recorder | None = None,
+        recorder: Recorder | None = None, classifiers: Sequence[SharedTeacher] = (),
     ) -> None:  # fmt: skip
         super().__init__()
         self.members = members
@@ -57,6 +58,7 @@ class Cohort(nn.Module):
         self.epochs = epochs
         self.teacher = teacher
         self.sources = dict(sources or {})
+        self._running = [*([] if teacher is None else [teacher]), *classifiers]
         self.seed = seed
         self.seconds = self.wall = 0.0
         self.epochs_run = self.steps_run = 0
@@ -124,8 +126,8 @@ class Cohort(nn.Module):
                     self._look_at_first(shared, member)
                 if self._spoilt(member, shared):
                     return self._share(epoch, step)
-            if self.teacher is not None:
-                self.teacher.end_step()
+            for network in self._running:
+                network.end_step()
             shared.settle()
         self.seconds += time.perf_counter() - began
         return shared

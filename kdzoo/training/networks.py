@@ -35,6 +35,10 @@ def run_network(
     return widened(output)
 
 
+# Fields of an output that are no maps.
+SMALL = frozenset({"logits", "embedding"})
+
+
 class SharedTeacher:
     """A teacher that runs once for each batch, however many sources and methods ask.
 
@@ -56,6 +60,8 @@ class SharedTeacher:
         self._fewest = fewest
         self._rounded = digests == "float16"
         self._last: tuple[Tensor, ModelOutput] | None = None
+        # Of the last batch, once the step's members have all that they need.
+        self._left: tuple[Tensor, ModelOutput] | None = None
         self._digests: Digests = {}
 
     def prepare(self, epoch: int, step: int, indices: npt.NDArray[Any]) -> Any:
@@ -71,7 +77,7 @@ class SharedTeacher:
             step: counts from 0.
             prepared: what `prepare` gave for it.
         """
-        self._digests = {}
+        self._digests, self._left = {}, None
 
     def __call__(self, batch: Batch, fields: frozenset[str] | None = None) -> ModelOutput:
         """Give the teacher's output for a batch, without gradients.
@@ -117,9 +123,12 @@ class SharedTeacher:
         yield from self._digests.values()
 
     def end_step(self) -> None:
-        """Hear that all is made that the step's members need: what it was made of, a teacher's stages, is let
-        go of, which is many times what methods keep."""
-        self._last = None
+        """Hear that all is made that the step's members need. Stages are let go of, which are many times what
+        methods keep; logits and embedding stay, for soft labels that ask for them as late as they are used.
+        """
+        if self._last is not None:
+            images, output = self._last
+            self._last, self._left = None, (images, ModelOutput(output.logits, output.embedding))
 
     def end_epoch(self, epoch: int) -> None:
         """Hear that an epoch's last step is done."""
@@ -134,8 +143,10 @@ class SharedTeacher:
         return distiller.detached_digest(self._fields(batch, distiller.needs))
 
     def _fields(self, batch: Batch, names: frozenset[str]) -> ModelOutput:
+        late = self._left is not None and self._left[0] is batch.images and names <= SMALL
+        made = self._left[1] if late and self._left is not None else self._live(batch)
         # What was not asked for is not there, as where it comes from a bank.
-        read = {name: value for name, value in self._live(batch)._asdict().items() if name in names}
+        read = {name: value for name, value in made._asdict().items() if name in names}
         output = ModelOutput(**{"logits": None, **read})
         return ModelOutput(*mapped(output, lambda t: t.half().float())) if self._rounded else output
 

@@ -115,7 +115,7 @@ class Session:
             images = self._pipeline("train", member.seed, CHUNK)
             teacher = self._teacher_of([member])
             shared = None if teacher is None else SharedTeacher(*self._ready_teacher(teacher))
-            sources = self._sources([member], images, shared)
+            sources, _ = self._sources([member], images, shared)
             self._raise_fault()
         return sources[source_name(member.method) or ""], images
 
@@ -257,12 +257,14 @@ class Session:
             distillers = {m.name: m.distiller for m in members.values()}
             keeping = keeping_of(plan, planned, setting, distillers)
             shared = self._shared_teacher(teacher, keeping, images)
-        sources = self._sources(planned, images, shared)
+        sources, classifiers = self._sources(planned, images, shared)
         planned = [p for p in planned if (name := source_name(p.method)) is None or name in sources]
         epochs = plan.benchmark.student.recipe.epochs
         left = [members[p.key] for p in planned]
         recorder = self._recorder()
-        cohort = Cohort(left, images, epochs, shared, sources, seed, setting.classes, recorder)
+        cohort = Cohort(
+            left, images, epochs, shared, sources, seed, setting.classes, recorder, classifiers
+        )  # fmt: skip
         for member, origin in zip(left, planned, strict=True):
             if member.graphed is not None and self._from_outside(origin) and not self.graphs_of_all:
                 member.graphed.reason = "it comes from outside: --cuda-graphs on records it, too"
@@ -334,8 +336,9 @@ class Session:
 
     def _sources(
         self, planned: list[PlannedMember], images: Feed, teacher: SharedTeacher | None
-    ) -> dict[str, Source]:
-        """Make every source of soft labels that a member reads ready, once; one that fails is left out."""
+    ) -> tuple[dict[str, Source], list[SharedTeacher]]:
+        """Make every source of soft labels that a member reads ready, once; one that fails is left out. Give
+        the networks that they run beside the teacher, too."""
         plan = self.plan
         sources: dict[str, Source] = {}
         running: dict[str, SharedTeacher] = {}
@@ -370,7 +373,7 @@ class Session:
                         f"Run the same command again."
                     )
                 sources[name] = source
-        return sources
+        return sources, list(running.values())
 
     def _member(self, planned: PlannedMember, setting: Setting) -> Member:
         plan, seed, method = self.plan, planned.seed, planned.method

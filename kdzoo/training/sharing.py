@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.utils.weak import TensorWeakRef
 
 from kdzoo.checks import KdzooError
 from kdzoo.outputs import Batch, Guide, SoftLabels
@@ -39,8 +40,10 @@ class Shared:
         self._sources = sources
         self._draws = draws
         self._soft_labels: dict[str, SoftLabels] = {}
-        self._versions: dict[int, tuple[str, Tensor, int]] = {}
+        self._versions: dict[int, tuple[str, TensorWeakRef, int]] = {}
         self._known: dict[int, Any] = {}
+        # Until all is made, so that no other thing gets its place in memory.
+        self._held: list[Tensor] = []
         self._watch("batch", batch)
 
     def batch_of(self, member: Member) -> Batch:
@@ -66,11 +69,9 @@ class Shared:
         self.guides[member] = Guide(soft_labels, copy.copy(digest))
 
     def settle(self) -> None:
-        """Let go of what was made on the way and given to no member, such as a teacher's stages."""
-        given = [self._batch, *self.guides.values()]
-        held = {id(part) for thing in given for _, part in parts(thing, "")}
-        self._versions = {place: seen for place, seen in self._versions.items() if place in held}
-        self._known = {}
+        """Let go of what was made on the way and nobody has, such as a teacher's stages; what somebody has,
+        wherever it may be, stays watched."""
+        self._known, self._held = {}, []
 
     def _soft_labels_of(self, source: str) -> SoftLabels:
         if source not in self._soft_labels:
@@ -102,12 +103,15 @@ class Shared:
         device sync. What goes around torch's own operations (`x.data`, numpy) is not seen."""
         for label, tensor in parts(thing, name):
             # Tensors made under inference_mode refuse in-place operations outside of it by themselves.
-            if isinstance(tensor, Tensor) and not tensor.is_inference():
-                self._versions.setdefault(id(tensor), (label, tensor, tensor._version))
+            seen = id(tensor) in self._versions
+            if isinstance(tensor, Tensor) and not tensor.is_inference() and not seen:
+                self._held.append(tensor)
+                self._versions[id(tensor)] = label, TensorWeakRef(tensor), tensor._version
 
     def written(self) -> list[str]:
         """Name the shared tensors that somebody has written into."""
-        return [name for name, tensor, version in self._versions.values() if tensor._version != version]
+        there = ((name, tensor(), version) for name, tensor, version in self._versions.values())
+        return [name for name, tensor, version in there if tensor is not None and tensor._version != version]
 
 
 class SharedWriteError(KdzooError):

@@ -140,9 +140,27 @@ def test_a_cohort_of_a_constant_and_its_members_leaves_no_residual(numbers: Modu
         sample("limit", "4", [19.0], **parts), sample("kdzoo", "1", [11.0]), sample("kdzoo", "4", [20.0])
     )
     own["memory"] = {"peak": {"1": 150, "4": 300}, "members": {"kd": 10, "dkd": 20, "reffakd": 30, "at": 50}}
+    own["memory"]["order"] = METHODS
     assert numbers.adds_up(own)["time"] == {"constant": 10.0, "residual": 0.0}
     # 140 and 190 beside the members' own: 165 in the middle, 25 off, of 150.
     assert numbers.adds_up(own)["memory"] == {"constant": 165.0, "residual": round(25 / 150, 4)}
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ({"device": "cpu", "flags": ["avx2", "avx512_bf16", "avx512f"]}, "a-cpu-2-avx512-bf16-pair.json"),
+        ({"device": "cpu", "flags": ["amx_bf16", "avx512_bf16"]}, "a-cpu-2-amx-bf16-pair.json"),
+        ({"device": "cpu", "flags": ["avx2"]}, "a-cpu-2-avx2-pair.json"),
+        ({"device": "cuda", "flags": ["avx512_bf16"]}, "a-cpu-2-pair.json"),
+    ],
+)
+def test_records_of_unlike_processors_of_one_name_stand_apart(
+    throughput: ModuleType, tmp_path: Path, flags: dict[str, Any], name: str
+) -> None:
+    measure = importlib.import_module("benchmarks.throughput.measure")
+    machine = {"device_name": "A CPU (2)", "cpu_capability": "AVX2", **flags}
+    assert measure.write({"machine": machine, "pair": {"name": "pair"}}, tmp_path).name == name
 
 
 def test_memory_is_counted_by_torch_the_same_each_time(throughput: ModuleType) -> None:

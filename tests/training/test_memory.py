@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tinyzoo import EPOCHS, STEPS, Bench
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -54,8 +55,8 @@ def network(name: str) -> nn.Module:
     return build_model(name, num_classes=4, channels=1, size=32)
 
 
-def cohort_of(methods: list[str]) -> tuple[Cohort, int]:
-    """Build a cohort at its start; give the bytes of its members' weights and buffers, too."""
+def peak_and_weights(methods: list[str]) -> tuple[int, int]:
+    """Train a cohort for three steps; give its peak and the bytes of the members' weights and buffers."""
     images = Pipeline(
         np.random.default_rng(0).integers(0, 256, (96, 1, 32, 32), np.uint8), np.arange(96) % 4,
         views=Views(flip=True), mean=(0.5,), std=(0.25,), batch_size=32, seed=0, device="cpu",
@@ -73,12 +74,7 @@ def cohort_of(methods: list[str]) -> tuple[Cohort, int]:
         weights += sum(p.nbytes for p in trained) + sum(b.nbytes for b in student.buffers())
     source = build_source("teacher")
     source.fit(SimpleNamespace(teacher=teacher))
-    return Cohort(members, images, 1, teacher, {"teacher": source}), weights
-
-
-def peak_and_weights(methods: list[str]) -> tuple[int, int]:
-    """Train a cohort for three steps; give its peak and the bytes of the members' weights and buffers."""
-    cohort, weights = cohort_of(methods)
+    cohort = Cohort(members, images, 1, teacher, {"teacher": source})
     with Live() as live:
         for step in range(3):
             cohort.train_step((0, step))
@@ -105,7 +101,11 @@ def test_a_method_more_costs_its_gradients_and_momentum_alone(name: str) -> None
     assert one > 3 * more
 
 
-def test_a_teachers_stages_are_gone_when_members_train(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("teacher_bank", ["auto", "off"])
+@pytest.mark.parametrize("methods", ["kd,at", "kd+ensemble:teachers=teacher/resnet14"])
+def test_teachers_stages_are_gone_when_members_train(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, methods: str, teacher_bank: str
+) -> None:
     made: list[weakref.ref[torch.Tensor]] = []
     left: list[int] = []
     run, train = SharedTeacher._forward, Member.step
@@ -116,18 +116,15 @@ def test_a_teachers_stages_are_gone_when_members_train(monkeypatch: pytest.Monke
         return output
 
     def step(member: Member, *given: Any) -> None:
-        left.append(sum(stage() is not None for stage in made))
+        if member.distiller is not None and member.distiller.needs & {"soft_labels", "stages"}:
+            left.append(sum(stage() is not None for stage in made))
         train(member, *given)
 
     monkeypatch.setattr(SharedTeacher, "_forward", forward)
     monkeypatch.setattr(Member, "step", step)
-    cohort, _ = cohort_of(["kd", "at"])
-    for place in range(2):
-        cohort.train_step((0, place))
-    assert len(made) == 2 * 3
-    assert left == [0, 0, 0, 0]
-    assert cohort.teacher is not None
-    assert cohort.teacher.passes == 2
+    assert not bench.run(methods, teacher_bank=teacher_bank).failed
+    assert len(made) >= 3 * EPOCHS * STEPS
+    assert left == [0] * len(methods.split(",")) * EPOCHS * STEPS
 
 
 def test_table_8_peaks_with_its_costliest_method() -> None:
