@@ -36,7 +36,7 @@ class Line:
 
     Attributes:
         contestants: all of them.
-        resident: bytes of each method's weights, gradients, momentum and buffers.
+        resident: bytes of each method's weights, momentum and buffers.
         banks: what the teacher bank keeps of an image, in bytes by digest, for each precision.
     """
 

@@ -158,7 +158,8 @@ class _Bare:
 
     @property
     def resident(self) -> int:
-        """Bytes of weights, gradients, momentum and buffers."""
+        """Bytes of what a member keeps while others train: weights, momentum and buffers. Its gradients are
+        let go of after each step."""
         modules = (self.network, self.distiller)
         weights = sum(p.numel() * p.element_size() for m in modules for p in m.parameters())
-        return 3 * weights + sum(b.numel() * b.element_size() for m in modules for b in m.buffers())
+        return 2 * weights + sum(b.numel() * b.element_size() for m in modules for b in m.buffers())

@@ -164,8 +164,8 @@ def adds_up(record: Record) -> dict[str, Any]:
         record: of a measurement.
 
     Returns:
-        For time (seconds, against bare steps) and memory (bytes, against weights, gradients, momentum and
-        buffers): the constant, and the largest residual as a share of the cost.
+        For time (seconds, against bare steps) and memory (bytes, against weights, momentum and buffers): the
+        constant, and the largest residual as a share of the cost.
     """
     told: dict[str, Any] = {}
     bare = {name: float(np.median(seconds)) for name, seconds in bare_steps(record).items()}

@@ -196,8 +196,9 @@ def test_the_limit_moves_its_own_copies_by_the_same_losses_and_leaves_the_cohort
         assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
         moved = {n: not torch.equal(next(b.network.parameters()), before[0]) for n, b in limit.bare.items()}
         assert moved == {"kd": True, "at": False}
-        # Weights, gradients, momentum, in float32; the buffers are batch norms'.
-        assert limit.bare["kd"].resident > 12 * sum(p.numel() for p in pair.student().parameters())
+        # Weights and momentum in float32; the buffers are batch norms'.
+        weights = sum(p.numel() for p in pair.student().parameters())
+        assert 8 * weights < limit.bare["kd"].resident < 12 * weights
 
 
 def test_a_filled_bank_spares_the_teacher(throughput: ModuleType, bench: Bench, tmp_path: Path) -> None:
