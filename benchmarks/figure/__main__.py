@@ -1,11 +1,12 @@
 """Draw accuracy against training cost from records alone: a point for each method, all of them labelled.
 
-python -m benchmarks.figure benchmarks/results/fashion_mnist --output benchmarks/results/fashion_mnist.png
+python -m benchmarks.figure benchmarks/results/fashion_mnist --protocol lenet5-e20 --output fashion_mnist.png
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from kdzoo.results.record import Record
 from kdzoo.results.store import read_records
 from kdzoo.results.words import counted
 
+# In percent below the middle of all: from there on a method is drawn at the lower edge, for the others' sake.
+FAR_BELOW = 20.0
 ALONE, TAUGHT, FREE = "the student alone", "with a teacher", "without a teacher"
 KINDS = {ALONE: "black", TAUGHT: "tab:blue", FREE: "tab:orange"}
 
@@ -28,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     whole.add_argument("records", type=Path, nargs="+", help="records, or folders of them, of one protocol")
+    whole.add_argument("--protocol", default="", help="only records whose protocol begins so")
     whole.add_argument("--output", type=Path, required=True, help="a PNG")
     return whole
 
@@ -40,10 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(arguments)
     try:
-        groups = group(read_records(options.records))
+        found = group(read_records(options.records))
+        groups = [one for one in found if one.protocol.startswith(options.protocol)]
         if len(groups) != 1:
-            names = "; ".join(f"{g.benchmark}, protocol {g.protocol}" for g in groups) or "none"
-            raise UsageError(f"figure: records must be of one protocol and one teacher, got {names}.")
+            names = "; ".join(f"{g.benchmark}, protocol {g.protocol}" for g in groups or found) or "none"
+            raise UsageError(
+                f"figure: records must be of one protocol and one teacher, got {names}. "
+                f"Choose one by --protocol."
+            )
         options.output.parent.mkdir(parents=True, exist_ok=True)
         draw(groups[0], options.output)
     except KdzooError as fault:
@@ -73,8 +81,20 @@ def draw(found: Group, path: Path) -> None:
             "figure: seconds of a GPU are each member's share of its cohort's, and say nothing of a method. "
             "Take records of a CPU."
         )
+    middle = statistics.median(top1 for *_, top1, _ in points)
+    floor = min(top1 for *_, top1, _ in points if top1 > middle - FAR_BELOW)
+    room = max(0.08 * (max(top1 for *_, top1, _ in points) - floor), 0.1)
+    places = []
     for row, seconds, top1, spread in points:
-        axes.errorbar(seconds, top1, yerr=spread, fmt="o", color=KINDS[_kind(row)], capsize=3, markersize=5)
+        if top1 < floor:
+            places.append((f"{_named(row)}: {top1:.2f}", seconds, floor - 2 * room))
+            axes.plot(*places[-1][1:], "v", color=KINDS[_kind(row)], markersize=6)
+        else:
+            places.append((_named(row), seconds, top1))
+            style = {"fmt": "o", "capsize": 3, "markersize": 5, "color": KINDS[_kind(row)]}
+            axes.errorbar(seconds, top1, yerr=spread, **style)
+    if len({place[2] for place in places}) > 1:
+        axes.set_ylim(bottom=min(place[2] for place in places) - room)
     for row, _, top1, _ in points:
         if row.method == "scratch":
             axes.axhline(top1, color="black", linewidth=0.8, linestyle=":", zorder=0)
@@ -88,9 +108,14 @@ def draw(found: Group, path: Path) -> None:
     for kind, colour in KINDS.items():
         axes.plot([], [], "o", color=colour, label=kind)
     axes.legend(fontsize=9, loc="best")
-    _label(figure, axes, [(row.name, seconds, top1) for row, seconds, top1, _ in points])
+    _label(figure, axes, places)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
+
+
+def _named(row: Row) -> str:
+    """Give a method's name; where members diverged, how many are left to be drawn."""
+    return f"{row.name} ({len(row.done)} of {len(row.records)} seeds)" if row.diverged else row.name
 
 
 def _kind(row: Row) -> str:
@@ -111,8 +136,11 @@ def _title(found: Group) -> str:
     cost = "" if most is None else f"; images and teacher cost {most:.3g} s an epoch once for all"
     pair = " -> ".join([*(t["network"] for t in found.teachers), settings["student"]["name"]])
     machines = sorted({_machine(record) for record in found.records})
+    lost = [row.name for row in found.rows if not row.done]
+    gone = f"; diverged: {', '.join(lost)}" if lost else ""
     return (
-        f"{found.benchmark}: {pair}, {settings['epochs']} epochs, {counted(len(seeds), 'seeds')}{cost}\n"
+        f"{found.benchmark}: {pair}, {settings['epochs']} epochs, {counted(len(seeds), 'seeds')}"
+        f"{gone}{cost}\n"
         f"{'; '.join(machines)}{'' if len(machines) == 1 else ': seconds are of several machines'}"
     )
 

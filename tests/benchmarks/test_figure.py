@@ -1,6 +1,7 @@
 """benchmarks/figure: drawn from records of one protocol alone, with every method's name."""
 
 import importlib
+import json
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +33,32 @@ def test_every_method_has_a_name_that_touches_no_other(
     assert set(texts) == names
     boxes = list(texts.values())
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_a_method_at_chance_and_one_that_diverged_press_the_others_not_together(
+    figure: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    monkeypatch.setattr(pyplot, "close", lambda drawn: None)
+    results = tmp_path / "digits"
+    shutil.copytree(RESULTS / "digits", results)
+    (at,) = results.glob("seed0-at-*.json")
+    record = json.loads(at.read_text())
+    record["accuracy"]["last"] = record["epochs"][-1]["test"]["top1"] = 10.0
+    at.write_text(json.dumps(record))
+    (dkd,) = results.glob("seed0-dkd-*.json")
+    record = json.loads(dkd.read_text())
+    none = dict.fromkeys(record["accuracy"])
+    dkd.write_text(json.dumps(record | {"status": "diverged", "epochs": [], "accuracy": none}))
+    output = ["--protocol", "lenet5-e40", "--output", str(tmp_path / "x.png")]
+    assert figure.main([str(results), str(RESULTS / "fashion_mnist"), *output]) == 0
+    axes = pyplot.gcf().axes[0]
+    pyplot.close("all")
+    texts = {text.get_text() for text in axes.texts}
+    assert "at: 10.00" in texts
+    assert "dkd" not in texts
+    assert "diverged: dkd" in axes.get_title()
+    assert axes.get_ylim()[0] > 90
 
 
 def test_two_protocols_and_no_records_are_refused(
