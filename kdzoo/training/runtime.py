@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from kdzoo import __version__
 from kdzoo.checks import usage
 
 # Of malloc.h.
@@ -121,8 +122,9 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 @functools.cache
 def _versions() -> dict[str, str]:
-    packages = ("kdzoo", "torch", "torchvision", "timm", "mmengine", "numpy")
-    return {package: importlib.metadata.version(package) for package in packages}
+    packages = ("torch", "torchvision", "timm", "mmengine", "numpy")
+    # A checkout that is only on the path has no metadata.
+    return {"kdzoo": __version__, **{name: importlib.metadata.version(name) for name in packages}}
 
 
 def _processor() -> str:
