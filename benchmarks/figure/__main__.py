@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     whole.add_argument("records", type=Path, nargs="+", help="records, or folders of them, of one protocol")
-    whole.add_argument("--protocol", default="", help="only records whose protocol begins so")
+    whole.add_argument("--protocol", default="", help="which of several, as lenet5-e20: whole words")
     whole.add_argument("--output", type=Path, required=True, help="a PNG")
     return whole
 
@@ -44,20 +45,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(arguments)
     try:
-        found = group(read_records(options.records))
-        groups = [one for one in found if one.protocol.startswith(options.protocol)]
-        if len(groups) != 1:
-            names = "; ".join(f"{g.benchmark}, protocol {g.protocol}" for g in groups or found) or "none"
-            raise UsageError(
-                f"figure: records must be of one protocol and one teacher, got {names}. "
-                f"Choose one by --protocol."
-            )
+        found = chosen(group(read_records(options.records)), options.protocol)
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        draw(groups[0], options.output)
+        draw(found, options.output)
     except KdzooError as fault:
         print(fault, file=sys.stderr)
         return 2
     return 0
+
+
+def chosen(groups: Sequence[Group], protocol: str) -> Group:
+    """Choose the group that is drawn.
+
+    Args:
+        groups: of all records.
+        protocol: the first words of its protocol, between hyphens; empty where there is one group alone.
+    """
+    words = protocol.split("-") if protocol else []
+    found = [one for one in groups if one.protocol.split("-")[: len(words)] == words]
+    if len(found) == 1:
+        return found[0]
+    told = "; ".join(
+        f"{one.benchmark}, protocol {one.protocol}"
+        + "".join(f", teacher {t['key'][:8]}" for t in one.teachers)
+        for one in found or groups
+    )
+    if not groups:
+        raise UsageError("figure: there are no records. Name files or folders of them.")
+    if not found:
+        raise UsageError(f"figure: no protocol begins with {protocol}; there are: {told}.")
+    raise UsageError(
+        f"figure: records must be of one protocol and one teacher, got {told}. "
+        f"Choose a protocol by --protocol, or name the files of one."
+    )
 
 
 def draw(found: Group, path: Path) -> None:
@@ -82,26 +102,32 @@ def draw(found: Group, path: Path) -> None:
             "Take records of a CPU."
         )
     middle = statistics.median(top1 for *_, top1, _ in points)
-    floor = min(top1 for *_, top1, _ in points if top1 > middle - FAR_BELOW)
-    room = max(0.08 * (max(top1 for *_, top1, _ in points) - floor), 0.1)
+    near = [point for point in points if point[2] > middle - FAR_BELOW]
+    floor = min(top1 - (spread or 0.0) for *_, top1, spread in near)
+    room = max(0.08 * (max(top1 for *_, top1, _ in near) - floor), 0.1)
     places = []
     for row, seconds, top1, spread in points:
-        if top1 < floor:
+        if top1 > middle - FAR_BELOW:
+            places.append((_named(row), seconds, top1))
+            axes.errorbar(
+                seconds, top1, yerr=spread, fmt="o", color=KINDS[_kind(row)], capsize=3, markersize=5
+            )
+        else:
             places.append((f"{_named(row)}: {top1:.2f}", seconds, floor - 2 * room))
             axes.plot(*places[-1][1:], "v", color=KINDS[_kind(row)], markersize=6)
-        else:
-            places.append((_named(row), seconds, top1))
-            style = {"fmt": "o", "capsize": 3, "markersize": 5, "color": KINDS[_kind(row)]}
-            axes.errorbar(seconds, top1, yerr=spread, **style)
-    if len({place[2] for place in places}) > 1:
-        axes.set_ylim(bottom=min(place[2] for place in places) - room)
+    if len(near) < len(points):
+        axes.set_ylim(bottom=floor - 3 * room)
+        axes.plot([], [], "v", color="gray", label="far below: its accuracy is beside it")
     for row, _, top1, _ in points:
         if row.method == "scratch":
             axes.axhline(top1, color="black", linewidth=0.8, linestyle=":", zorder=0)
     low, high = min(p[1] for p in points), max(p[1] for p in points)
     margin = 0.12 * (high - low or high)
     axes.set_xlim(low - margin, high + 2.5 * margin)
-    axes.set_xlabel("seconds an epoch that the method adds to a cohort, its training and evaluation")
+    lost = ", ".join(row.name for row in found.rows if not row.done)
+    gone = textwrap.fill(f"not drawn, since it diverged: {lost}", 100) if lost else ""
+    label = "seconds an epoch that the method adds to a cohort, its training and evaluation"
+    axes.set_xlabel(f"{label}\n{gone}" if gone else label)
     axes.set_ylabel("top-1 after the last epoch, %")
     axes.set_title(_title(found), fontsize=10)
     axes.grid(alpha=0.3)
@@ -136,11 +162,8 @@ def _title(found: Group) -> str:
     cost = "" if most is None else f"; images and teacher cost {most:.3g} s an epoch once for all"
     pair = " -> ".join([*(t["network"] for t in found.teachers), settings["student"]["name"]])
     machines = sorted({_machine(record) for record in found.records})
-    lost = [row.name for row in found.rows if not row.done]
-    gone = f"; diverged: {', '.join(lost)}" if lost else ""
     return (
-        f"{found.benchmark}: {pair}, {settings['epochs']} epochs, {counted(len(seeds), 'seeds')}"
-        f"{gone}{cost}\n"
+        f"{found.benchmark}: {pair}, {settings['epochs']} epochs, {counted(len(seeds), 'seeds')}{cost}\n"
         f"{'; '.join(machines)}{'' if len(machines) == 1 else ': seconds are of several machines'}"
     )
 

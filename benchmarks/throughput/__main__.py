@@ -110,10 +110,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _show([measure_epochs(options)], None, form="simple")
         elif options.command == "memory":
             from .measure import working
-            from .memory import measure_one
+            from .memory import PRECISION, measure_one
 
             with working(options) as (pair, _):
-                print(json.dumps({"peak": measure_one(pair, options.count, "float32")}))
+                print(json.dumps({"peak": measure_one(pair, options.count, PRECISION)}))
         else:
             from .measure import measure
 

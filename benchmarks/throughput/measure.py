@@ -102,6 +102,7 @@ def measure(options: Namespace) -> Path:
         if "memory" in options.contestants:
             say("peak memory, a process for each number of methods")
             record["memory"] = {
+                "precision": memory.PRECISION,
                 "order": list(memory.ORDER),
                 "peak": memory.measure_all(options, work, options.counts),
                 "members": line.resident,

@@ -22,6 +22,7 @@ from .pair import METHODS, Pair
 from .surroundings import Surroundings
 
 STEPS = 2
+PRECISION = "float32"
 # A peak is the costliest step's, and what all other members keep meanwhile: that step is in every cohort.
 COSTLIEST = "fitnet"
 ORDER = (COSTLIEST, *(method for method in METHODS if method != COSTLIEST))

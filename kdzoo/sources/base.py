@@ -75,7 +75,7 @@ class Workshop(Protocol):
 
         Returns:
             What gives the network's output for a batch, in evaluation mode and without gradients; it runs
-            once, however many ask.
+            once, however many ask, and again for who asks after the step's soft labels are made.
         """
         ...
 

@@ -53,12 +53,13 @@ class Ahead:
         following = (epoch, step + 1) if step + 1 < self._images.steps else (epoch + 1, 0)
         if (self._next is None or self._next[0] != following) and following[0] < self._epochs:
             if self._pool is None:
+                threads = torch.get_num_threads()
                 self._pool = ThreadPoolExecutor(
                     1, thread_name_prefix="kdzoo-ahead", initializer=torch.set_num_threads, initargs=(1,)
                 )
                 # It is told for good when it first looks; all threads that look later are told the last word.
                 self._pool.submit(torch.get_num_threads).result()
-                torch.set_num_threads(torch.get_num_threads())
+                torch.set_num_threads(threads)
             self._next = following, self._pool.submit(self._make, following)
         return batch, prepared
 

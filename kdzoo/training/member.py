@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -158,6 +159,8 @@ class Member:
         except StorageError:
             raise
         except Exception as error:
+            # Its frames would keep the step's tensors for as long as the fault is told of.
+            traceback.clear_frames(error.__traceback__)
             self.status, self.fault = "failed", self.fault or error
 
     def train_mode(self, training: bool) -> None:

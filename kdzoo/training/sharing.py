@@ -69,8 +69,8 @@ class Shared:
         self.guides[member] = Guide(soft_labels, copy.copy(digest))
 
     def settle(self) -> None:
-        """Let go of what was made on the way and nobody has, such as a teacher's stages; what somebody has,
-        wherever it may be, stays watched."""
+        """Let go of what was made on the way and nobody has, such as a teacher's stages. What somebody has,
+        itself or a view of it, stays watched, wherever it may be."""
         self._known, self._held = {}, []
 
     def _soft_labels_of(self, source: str) -> SoftLabels:

@@ -50,15 +50,16 @@ def test_a_method_at_chance_and_one_that_diverged_press_the_others_not_together(
     record = json.loads(dkd.read_text())
     none = dict.fromkeys(record["accuracy"])
     dkd.write_text(json.dumps(record | {"status": "diverged", "epochs": [], "accuracy": none}))
-    output = ["--protocol", "lenet5-e40", "--output", str(tmp_path / "x.png")]
+    output = ["--protocol", "lenet5-e40-b64", "--output", str(tmp_path / "x.png")]
     assert figure.main([str(results), str(RESULTS / "fashion_mnist"), *output]) == 0
     axes = pyplot.gcf().axes[0]
     pyplot.close("all")
     texts = {text.get_text() for text in axes.texts}
     assert "at: 10.00" in texts
     assert "dkd" not in texts
-    assert "diverged: dkd" in axes.get_title()
+    assert "diverged: dkd" in axes.get_xlabel()
     assert axes.get_ylim()[0] > 90
+    assert "far below" in axes.get_legend().get_texts()[0].get_text()
 
 
 def test_two_protocols_and_no_records_are_refused(
@@ -73,6 +74,10 @@ def test_two_protocols_and_no_records_are_refused(
         path.write_text(path.read_text().replace("measured around the member", "share of the cohort's time"))
     assert figure.main([str(shares), "--output", str(tmp_path / "x.png")]) == 2
     assert "say nothing of a method" in capsys.readouterr().err
+    for protocol in ("lenet5-e4", "resnet20"):
+        assert figure.main([str(RESULTS / "digits"), "--protocol", protocol, *both[-2:]]) == 2
+        assert f"no protocol begins with {protocol}; there are: digits" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert figure.main([str(tmp_path / "empty"), "--output", str(tmp_path / "x.png")]) == 2
+    assert "there are no records" in capsys.readouterr().err
     assert not (tmp_path / "x.png").exists()

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from kdzoo.data.pipeline import Pipeline
 from kdzoo.data.views import Views
 from kdzoo.distillers import build_distiller
+from kdzoo.distillers.at import AT
 from kdzoo.models import build_model, output_shapes
 from kdzoo.outputs import ModelOutput, Setting
 from kdzoo.sources import build_source
@@ -125,6 +126,29 @@ def test_teachers_stages_are_gone_when_members_train(
     assert not bench.run(methods, teacher_bank=teacher_bank).failed
     assert len(made) >= 3 * EPOCHS * STEPS
     assert left == [0] * len(methods.split(",")) * EPOCHS * STEPS
+
+
+def test_a_member_that_failed_keeps_nothing_of_its_step(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[weakref.ref[torch.Tensor]] = []
+    left: list[int] = []
+    train = Member.step
+
+    def digest(distiller: Any, teacher: ModelOutput) -> dict[str, torch.Tensor]:
+        seen.extend(weakref.ref(stage) for stage in teacher.stages)
+        raise RuntimeError("a fault of this method")
+
+    def step(member: Member, *given: Any) -> None:
+        left.append(sum(stage() is not None for stage in seen))
+        train(member, *given)
+
+    monkeypatch.setattr(AT, "digest", digest)
+    monkeypatch.setattr(Member, "step", step)
+    results = bench.run("at,scratch")
+    assert "a fault of this method" in str(results.failed["at, seed 0"])
+    assert seen
+    assert left[-1] == 0
 
 
 def test_table_8_peaks_with_its_costliest_method() -> None:

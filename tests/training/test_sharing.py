@@ -77,4 +77,8 @@ def test_logits_are_there_for_who_asks_late_and_the_teacher_runs_once() -> None:
     whole: ModelOutput = shared_teacher(one)
     assert len(whole.stages) == 3
     assert shared_teacher.passes == 2
+    # Nobody watches over it any more, so it is nobody else's.
+    assert torch.equal(whole.logits, logits)
+    assert whole.logits is not logits
+    assert shared_teacher(one).logits is not whole.logits
     assert shared_teacher(batch(), fields).logits is not logits
