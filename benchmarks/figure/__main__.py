@@ -157,14 +157,16 @@ def _place(row: Row) -> tuple[float, float, float | None] | None:
 def _title(found: Group) -> str:
     settings = found.settings
     seeds = sorted({record.seed for record in found.records})
-    shared = [r.timing.get("shared_seconds_per_epoch") for r in found.records]
+    # Who diverged early has epochs alone in which a bank was filled.
+    done = [record for row in found.rows for record in row.done]
+    shared = [r.timing.get("shared_seconds_per_epoch") for r in done]
     most = max((s for s in shared if s is not None), default=None)
-    cost = "" if most is None else f"; images and teacher cost {most:.3g} s an epoch once for all"
+    cost = "" if most is None else f"images and teacher cost {most:.3g} s an epoch once for all; "
     pair = " -> ".join([*(t["network"] for t in found.teachers), settings["student"]["name"]])
     machines = sorted({_machine(record) for record in found.records})
     return (
-        f"{found.benchmark}: {pair}, {settings['epochs']} epochs, {counted(len(seeds), 'seeds')}{cost}\n"
-        f"{'; '.join(machines)}{'' if len(machines) == 1 else ': seconds are of several machines'}"
+        f"{found.benchmark}: {pair}, {settings['epochs']} epochs, {counted(len(seeds), 'seeds')}\n"
+        f"{cost}{'; '.join(machines)}{'' if len(machines) == 1 else ': seconds are of several machines'}"
     )
 
 

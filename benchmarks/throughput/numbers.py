@@ -175,9 +175,7 @@ def adds_up(record: Record) -> dict[str, Any]:
     memory = record.get("memory")
     if memory and len(memory["peak"]) > 1:
         told["memory"] = _fit(
-            {int(n): b for n, b in memory["peak"].items()},
-            memory["members"],
-            memory.get("order", record["methods"]),
+            {int(n): b for n, b in memory["peak"].items()}, memory["members"], memory["order"]
         )
     return told
 

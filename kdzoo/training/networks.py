@@ -143,8 +143,8 @@ class SharedTeacher:
         return distiller.detached_digest(self._fields(batch, distiller.needs))
 
     def _fields(self, batch: Batch, names: frozenset[str]) -> ModelOutput:
-        late = self._left is not None and self._left[0] is batch.images and names <= SMALL
-        made = self._left[1] if late and self._left is not None else self._live(batch)
+        left = self._left_of(batch)
+        made = left if left is not None and names <= SMALL else self._live(batch)
         # What was not asked for is not there, as where it comes from a bank.
         read = {name: value for name, value in made._asdict().items() if name in names}
         output = ModelOutput(**{"logits": None, **read})
@@ -157,7 +157,7 @@ class SharedTeacher:
         return rows
 
     def _live(self, batch: Batch) -> ModelOutput:
-        if self._left is not None and self._left[0] is batch.images:
+        if self._left_of(batch) is not None:
             # Asked for late, when nobody watches over what is shared any more: everyone's own.
             self.passes += 1
             return self._forward(batch.images)
@@ -165,6 +165,9 @@ class SharedTeacher:
             self._last = (batch.images, self._forward(batch.images))
             self.passes += 1
         return self._last[1]
+
+    def _left_of(self, batch: Batch) -> ModelOutput | None:
+        return self._left[1] if self._left is not None and self._left[0] is batch.images else None
 
     @torch.no_grad()
     def _forward(self, images: Tensor) -> ModelOutput:

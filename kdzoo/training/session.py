@@ -262,9 +262,7 @@ class Session:
         epochs = plan.benchmark.student.recipe.epochs
         left = [members[p.key] for p in planned]
         recorder = self._recorder()
-        cohort = Cohort(
-            left, images, epochs, shared, sources, seed, setting.classes, recorder, classifiers
-        )  # fmt: skip
+        cohort = Cohort(left, images, epochs, shared, sources, seed, setting.classes, recorder, classifiers)
         for member, origin in zip(left, planned, strict=True):
             if member.graphed is not None and self._from_outside(origin) and not self.graphs_of_all:
                 member.graphed.reason = "it comes from outside: --cuda-graphs on records it, too"

@@ -30,7 +30,7 @@ class Hidden:
 
 
 class Hiding:
-    """A source that gives such labels, or the teacher's logits as late as they are asked for."""
+    """A source that gives such labels."""
 
     needs, teacher_fields = frozenset({"teacher"}), None
 
