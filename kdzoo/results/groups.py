@@ -72,6 +72,15 @@ class Row:
         """Summarise a quantity over the finished members."""
         return summarise(QUANTITIES[quantity](record) for record in self.done)
 
+    def accuracy(self) -> str:
+        """Write the last accuracy; where members diverged, out of how many it is."""
+        summary = self.over_seeds("last")
+        if not self.done:
+            return "diverged"
+        if not self.diverged:
+            return summary.format()
+        return f"{summary.format().split(' (')[0]} ({len(self.done)} of {len(self.records)})"
+
     def status(self) -> str:
         """Say which members finished and which did not."""
         lost = [f"seed {r.seed} diverged at epoch {r.diverged_at}" for r in self.diverged]
@@ -203,21 +212,21 @@ def _by_teacher(benchmark: str, digits: str, members: Sequence[Record]) -> list[
     for record in members:
         keys = tuple(artifact["key"] for artifact in teachers(record))
         if keys:
-            found[(*keys, _rounding(record))].append(record)
+            found[(*keys, rounding(record))].append(record)
         else:
             free.append(record)
     groups = []
     for taught in found.values() or [[]]:
         together = tuple(r for r in members if r in taught or r in free)
         theirs = teachers(taught[0]) if taught else ()
-        digests = _rounding(taught[0]) if taught else "own"
+        digests = rounding(taught[0]) if taught else "own"
         groups.append(Group(benchmark, protocol, digits, settings, theirs, together, digests))
     return sorted(
         groups, key=lambda g: ([(artifact["network"], artifact["key"]) for artifact in g.teachers], g.digests)
     )
 
 
-def _rounding(record: Record) -> str:
+def rounding(record: Record) -> str:
     """Say to what the teacher's answers were rounded for a record."""
     taught = record.settings["method"].get("teacher_pass")
     return str(taught.get("digests", "own")) if isinstance(taught, Mapping) else "own"

@@ -16,10 +16,11 @@ from tabulate import tabulate
 
 from kdzoo.methods import TABLE8
 from kdzoo.results.groups import QUANTITIES, SMALL_TEST_SET, Group, Row, group, teachers
+from kdzoo.results.precisions import compare_precisions
 from kdzoo.results.published import Published, published
 from kdzoo.results.record import Record
 from kdzoo.results.statistics import Summary
-from kdzoo.results.words import ascii_only, counted, crop, listed, markdown, spreadsheet, words
+from kdzoo.results.words import ascii_only, counted, crop, github_table, listed, markdown, spreadsheet, words
 
 __all__ = ["TABLE8", "leaderboard", "leaderboard_csv", "plain_rows", "terminal_table"]
 
@@ -30,7 +31,8 @@ _DIGITS = {"nll": 4, "parameters": 0, "flops": 0}
 
 
 def leaderboard(records: Iterable[Record], title: str = "Leaderboard") -> str:
-    """Write a markdown page: for each protocol and teacher what was run, Table 8's row, and details.
+    """Write a markdown page: for each protocol and teacher what was run, Table 8's row, and details; then,
+    where protocols differ in their precision alone, what that does.
 
     Args:
         records: any records; those of different protocols never share a table.
@@ -40,9 +42,11 @@ def leaderboard(records: Iterable[Record], title: str = "Leaderboard") -> str:
         UsageError: two records tell the same member differently.
     """
     parts = [f"# {markdown(title)}"]
-    for found in group(records):
+    groups = group(records)
+    for found in groups:
         parts += [f"## {markdown(_name(found))}", _protocol(found)]
         parts += [_table8(found), _details(found), *_comparisons(found), _reading(found)]
+    parts += [section for compared in compare_precisions(groups) for section in compared.sections()]
     if len(parts) == 1:
         parts.append("There are no records yet.")
     return "\n\n".join(parts) + "\n"
@@ -141,9 +145,9 @@ def _table8(found: Group) -> str:
         cells.append((f"teacher {markdown(artifact['network'])}", accuracy, "teacher"))
     for row in found.scratch:
         label = row.name.replace("scratch", f"student {found.settings['student']['name']} (scratch)")
-        cells.append((markdown(label), _accuracy(row), row.name))
+        cells.append((markdown(label), row.accuracy(), row.name))
     for row in found.methods:
-        accuracy = _accuracy(row)
+        accuracy = row.accuracy()
         shown = f"**{accuracy}**" if row is found.ahead else accuracy
         cells.append((markdown(row.name), shown, row.name))
     headers, ours, names = zip(*cells, strict=True)
@@ -151,23 +155,13 @@ def _table8(found: Group) -> str:
         [f"published: {their.table}", *(_number(their.accuracy.get(name), "last") for name in names[1:])]
         for their in _published(found)
     ]
-    return _github(list(headers), [list(ours), *others])
+    return github_table(list(headers), [list(ours), *others])
 
 
 def _published(found: Group) -> tuple[Published, ...]:
     teacher = _teacher_name(found) or None
     settings = found.settings
     return published(found.benchmark, settings["student"]["name"], teacher, settings["data"])
-
-
-def _accuracy(row: Row) -> str:
-    """Write the last accuracy; where members diverged, out of how many it is."""
-    summary = row.over_seeds("last")
-    if not row.done:
-        return "diverged"
-    if not row.diverged:
-        return summary.format()
-    return f"{summary.format().split(' (')[0]} ({len(row.done)} of {len(row.records)})"
 
 
 def _number(value: float | None, quantity: str) -> str:
@@ -203,13 +197,13 @@ def _details(found: Group) -> str:
         seeds = ", ".join(str(record.seed) for record in row.records)
         values = [_detail(row, quantity) for quantity in shown.values()]
         lines.append([markdown(row.name), seeds, *values, row.status()])
-    return _github(["method", "seeds", *shown, "status"], lines)
+    return github_table(["method", "seeds", *shown, "status"], lines)
 
 
 def _detail(row: Row, quantity: str) -> str:
     summary = row.over_seeds(quantity)
     if quantity == "last":
-        return _accuracy(row)
+        return row.accuracy()
     if quantity in ("parameters", "flops") and summary.mean is not None:
         return f"{summary.mean:,.0f}"
     return summary.format(_DIGITS.get(quantity, 2), spread=quantity != "seconds_per_epoch").split(" (")[0]
@@ -239,13 +233,7 @@ def _comparisons(found: Group) -> list[str]:
         if any(compared):
             cells = [[str(c), c.verdict] if c else ["-", "-"] for c in compared]
             lines.append([markdown(row.name), *(cell for pair in cells for cell in pair)])
-    return [_github(headers, lines)] if lines else []
-
-
-def _github(headers: list[str], rows: list[list[str]]) -> str:
-    alignment = ["left", *["right"] * (len(headers) - 1)]
-    table: str = tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=alignment)
-    return table
+    return [github_table(headers, lines)] if lines else []
 
 
 def _reading(found: Group) -> str:
@@ -381,7 +369,7 @@ def _terminal_group(found: Group) -> str:
     for row in found.rows:
         best = row.over_seeds("best_on_test").format().split(" (")[0]
         means = [_narrow(row.over_seeds(quantity).mean, quantity) for quantity in quantities[1:]]
-        lines.append([_in_lines(row.name), _accuracy(row), best, *means])
+        lines.append([_in_lines(row.name), row.accuracy(), best, *means])
     headers = ["method", "top-1, last", "best on test*", "NLL", "ECE", "s/epoch"]
     table = tabulate(lines, headers, disable_numparse=True, colalign=["left", *["right"] * 5])
     settings = found.settings

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from tabulate import tabulate
 
 
 def printable(text: str) -> str:
@@ -18,6 +20,13 @@ def markdown(text: str) -> str:
     escaped = re.sub(r"([\\`*\[\]<|~&])", r"\\\1", printable(text))
     # Inside a word an underscore is no mark, and most names have some.
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", escaped)
+
+
+def github_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out texts, escaped before, as a table of GitHub's markdown: the first column left, others right."""
+    alignment = ["left", *["right"] * (len(headers) - 1)]
+    table: str = tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=alignment)
+    return table
 
 
 def ascii_only(text: str, longest: int) -> str:
