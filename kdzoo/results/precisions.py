@@ -18,11 +18,11 @@ REFERENCE = "float32"
 
 @dataclass(frozen=True)
 class Pair:
-    """One method in two precisions, under the same teacher where it has one.
+    """One method in two precisions.
 
     Attributes:
         reference: the method in `REFERENCE`.
-        other: the same in the other precision, whose teacher has a key of its own.
+        other: the same in the other precision.
         difference: of the last accuracies, other - reference, in points, paired by seed; None where a member
             diverged, for those that are left would be a choice, and for fewer than two common seeds.
     """
@@ -39,13 +39,11 @@ class Comparison:
     Attributes:
         reference: a group of the protocol in `REFERENCE`.
         other: a group of the other one.
-        precision: of the other, in one word.
         pairs: methods that both have, in the order of leaderboards; never empty.
     """
 
     reference: Group
     other: Group
-    precision: str
     pairs: tuple[Pair, ...]
 
     def sections(self) -> list[str]:
@@ -56,54 +54,61 @@ class Comparison:
         reference, other = self.reference, self.other
         student = reference.settings["student"]["name"]
         return "## " + markdown(
-            f"{reference.benchmark}: {student} in {self.precision} and in {REFERENCE} "
+            f"{reference.benchmark}: {student} in {_precision(other)} and in {_precision(reference)} "
             f"(protocols {other.protocol} and {reference.protocol})"
         )
 
     def _table(self) -> str:
-        headers = ["method", "teacher", REFERENCE, markdown(self.precision)]
-        headers += [f"points over {REFERENCE}, paired: mean [95 % interval] (seeds)", f"than {REFERENCE}"]
+        reference, other = markdown(_precision(self.reference)), markdown(_precision(self.other))
+        headers = ["method", f"teacher: top-1 (key) in {reference}; in {other}", reference, other]
+        headers += [f"points over {reference}, paired: mean [95 % interval] (seeds)", f"than {reference}"]
         lines = []
         for pair in self.pairs:
-            lines.append(
-                [
-                    *(markdown(pair.reference.method), markdown(_teacher(pair.reference)) or "-"),
-                    *(pair.reference.accuracy(), pair.other.accuracy()),
-                    *((str(pair.difference), pair.difference.verdict) if pair.difference else "--"),
-                ]
-            )
+            told = (str(pair.difference), pair.difference.verdict) if pair.difference else ("-", "-")
+            accuracies = pair.reference.accuracy(), pair.other.accuracy()
+            lines.append([markdown(pair.reference.name), _teachers(pair), *accuracies, *told])
         return github_table(headers, lines)
 
     def _reading(self) -> str:
         lines = (
-            "Top-1 of the last epoch in percent. Paired by seed: the same initial weights, batches and "
-            "views; the protocols differ in their precision alone. Teachers and autoencoders are asked, and "
-            "where they are trained here also trained, in the precision of their protocol.",
-            "Not resolved: 0 lies in the interval (Student's t over seeds, at least as wide as one image "
-            "more or less makes it). That does not say that there is no difference: the interval says how "
-            "large one may be. A method that diverged on a seed, in either precision, is not compared.",
+            "Top-1 of the last epoch in percent; differences over the seeds that both have, paired: the "
+            "same initial weights, batches and views.",
+            "Teachers and autoencoders compute in the precision of their student. One that is trained here "
+            "is trained once in each precision: what its own training happens to give is part of the "
+            "difference, and the interval, which is over seeds of the student, does not cover it.",
+            "Better and worse: the whole interval (Student's t, at least as wide as one image more or less "
+            "makes it) lies on that side of 0. Not resolved: 0 lies in it, which does not say that there is "
+            "no difference; the interval says how large one may be. Seeds are few, so a verdict by itself "
+            "is no proof.",
+            "Not compared (-): a method that diverged on a seed, in either precision, and one with fewer "
+            "than two seeds in common.",
         )
         return "\n".join(f"- {line}" for line in lines)
 
 
 def compare_precisions(groups: Iterable[Group]) -> list[Comparison]:
-    """Find the protocols that differ in precision alone, and compare the methods that they share.
+    """Find the protocols that differ from one in `REFERENCE` in precision alone, and pair their methods.
+
+    Left out are members whose teacher or autoencoder computed in another precision than their student: with
+    them two things would differ.
 
     Args:
         groups: in the order of a leaderboard, which that of the comparisons follows.
     """
-    protocols: dict[tuple[str, str], dict[str, list[Group]]] = defaultdict(lambda: defaultdict(list))
+    protocols: dict[tuple[str, str], dict[tuple[str, str], list[Group]]]
+    protocols = defaultdict(lambda: defaultdict(list))
     for found in groups:
-        # "bf16, compiled" is compared with "float32, compiled": one thing that differs, not two.
+        # "bf16, compiled" is compared with "float32, compiled".
         precision, _, compiled = found.settings["precision"].partition(",")
         shared = fingerprint({**found.settings, "precision": compiled})
-        protocols[found.benchmark, shared][precision].append(found)
+        protocols[found.benchmark, shared][precision, found.protocol_hash].append(found)
     return [
-        Comparison(by_precision[REFERENCE][0], others[0], precision, pairs)
-        for by_precision in protocols.values()
-        for precision, others in sorted(by_precision.items())
-        if REFERENCE in by_precision and precision != REFERENCE
-        if (pairs := _pairs(by_precision[REFERENCE], others))
+        Comparison(references[0], others[0], pairs)
+        for of_both in protocols.values()
+        for (reference, _), references in sorted(of_both.items())
+        for (precision, _), others in sorted(of_both.items())
+        if reference == REFERENCE != precision
+        if (pairs := _pairs(references, others))
     ]
 
 
@@ -124,29 +129,52 @@ def _pair(found: Group, reference: Row, other: Row) -> Pair:
 
 
 def _rows(groups: list[Group]) -> dict[str, Row]:
-    """Give the rows by their recipe, apart from precision; what two rows share is no row's."""
-    found: dict[str, list[Row]] = defaultdict(list)
+    """Give the rows by their recipe; of a recipe that several have, nobody can tell which is whose pair."""
+    found: dict[str, dict[tuple[str, ...], Row]] = defaultdict(dict)
     for row in (row for group in groups for row in group.rows):
         # What needs no teacher stands in the group of each.
-        if row not in (known := found[_recipe(row.records[0])]):
-            known.append(row)
-    return {recipe: rows[0] for recipe, rows in found.items() if len(rows) == 1}
-
-
-def _teacher(row: Row) -> str:
-    record = row.records[0]
-    taught = " + ".join(f"{artifact['network']} ({artifact['key'][:8]})" for artifact in teachers(record))
-    return taught + ("" if rounding(record) == "own" else f", its answers in {rounding(record)}")
+        found[_recipe(row.records[0])][tuple(record.key for record in row.records)] = row
+    return {recipe: next(iter(rows.values())) for recipe, rows in found.items() if len(rows) == 1}
 
 
 def _recipe(record: Record) -> str:
-    # How a teacher's pass is laid out follows its precision; to what its answers are rounded is a choice.
-    method = {name: value for name, value in record.settings["method"].items() if name != "teacher_pass"}
-    artifacts = {name: _apart_from_precision(artifact) for name, artifact in record.artifacts.items()}
-    return fingerprint({"method": method, "rounding": rounding(record), "artifacts": artifacts})
+    """Tell members apart by all but the precision of their protocol."""
+    artifacts = {name: _identity(artifact) for name, artifact in record.artifacts.items()}
+    precision = record.settings["precision"].partition(",")[0]
+    recipe = {"method": record.settings["method"], "artifacts": artifacts}
+    return fingerprint(_without(recipe, "precision", precision))
 
 
-def _apart_from_precision(artifact: Mapping[str, Any]) -> dict[str, Any]:
-    # What is trained may follow the run's seed, of which a row has several.
-    settings = {k: value for k, value in artifact["settings"].items() if k not in ("precision", "seed")}
-    return {"network": artifact["network"], "origin": artifact["origin"], "settings": settings}
+def _identity(artifact: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: artifact[name] for name in ("network", "origin", "seed", "settings")}
+    # A checkpoint is known by its content alone. Its key is not that: it depends on the precision too.
+    told = artifact["origin"] != "checkpoint" or "checkpoint" in artifact["settings"]
+    return found if told else {**found, "key": artifact["key"]}
+
+
+def _without(settings: Any, name: str, value: str) -> Any:
+    """Leave out an entry of nested mappings wherever it has a certain value."""
+    if isinstance(settings, Mapping):
+        return {k: _without(v, name, value) for k, v in settings.items() if (k, v) != (name, value)}
+    return settings
+
+
+def _precision(found: Group) -> str:
+    precision: str = found.settings["precision"]
+    return precision
+
+
+def _teachers(pair: Pair) -> str:
+    """Say which networks taught in the two precisions, how good each was, and their keys."""
+    reference, other = pair.reference.records[0], pair.other.records[0]
+    both = [
+        f"{markdown(mine['network'])} {_score(mine)}; {_score(theirs)}"
+        for mine, theirs in zip(teachers(reference), teachers(other), strict=True)
+    ]
+    rounded = "" if rounding(reference) == "own" else f", answers in {markdown(rounding(reference))}"
+    return " + ".join(both) + rounded if both else "-"
+
+
+def _score(artifact: Mapping[str, Any]) -> str:
+    top1 = artifact["score"].get("top1")
+    return f"{'-' if top1 is None else format(top1, '.2f')} ({artifact['key'][:8]})"

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from kdzoo.results.groups import group
@@ -44,7 +46,7 @@ def both(**changes):
 
 def compared(found):
     return {
-        (comparison.precision, pair.reference.method): pair.difference
+        (comparison.other.settings["precision"], pair.reference.name): pair.difference
         for comparison in compare_precisions(group(found))
         for pair in comparison.pairs
     }
@@ -66,14 +68,14 @@ def test_protocols_that_differ_in_precision_alone_are_compared_seed_by_seed():
 def test_page_shows_both_accuracies_their_difference_and_a_verdict():
     *_, table = tables(leaderboard(both()))
     assert table[0] == [
-        *("method", "teacher", "float32", "bf16"),
+        *("method", "teacher: top-1 (key) in float32; in bf16", "float32", "bf16"),
         *("points over float32, paired: mean [95 % interval] (seeds)", "than float32"),
     ]
-    taught = f"resnet50 ({digits(['teacher', 'weights', 'float32'])[:8]})"
+    keys = [digits(["teacher", "weights", precision])[:8] for precision in ("float32", "bf16")]
     difference = compared(both())["bf16", "kd"]
     assert table[2] == [
-        *("kd", taught, "76.20 ± 0.26 (3)", "75.23 ± 0.25 (3)"),
-        *(str(difference), "worse"),
+        *("kd", f"resnet50 76.28 ({keys[0]}); 76.28 ({keys[1]})"),
+        *("76.20 ± 0.26 (3)", "75.23 ± 0.25 (3)", str(difference), "worse"),
     ]
     assert table[1][1] == "-"
 
@@ -111,7 +113,8 @@ def test_compiled_students_are_compared_with_compiled_ones():
         for precision, table in (("float32, compiled", FLOAT32), ("bf16, compiled", BF16))
         for record in records("scratch", table["scratch"], precision)
     ]
-    assert list(compared(found)) == [("bf16", "scratch")]
+    assert list(compared(found)) == [("bf16, compiled", "scratch")]
+    assert "in bf16, compiled and in float32, compiled (" in leaderboard(found)
 
 
 def test_another_teacher_is_no_pair_but_what_needs_none_is():
@@ -142,11 +145,54 @@ def test_answers_rounded_otherwise_are_no_pair():
     assert compared(found) == {}
 
 
-def test_how_a_teachers_pass_is_laid_out_is_part_of_the_precision():
-    method = record_of("kd").settings["method"]
-    settings = {"precision": "bf16", "method": method | {"teacher_pass": {"layout": "channels_last"}}}
-    found = records("kd", FLOAT32["kd"], "float32") + records("kd", BF16["kd"], "bf16", settings=settings)
-    assert list(compared(found)) == [("bf16", "kd")]
+def auto():
+    """Make what `--precision auto` records of a narrow student: its wide teacher computes in bf16."""
+    return [
+        replace(record, artifacts=wide.artifacts, key=digits(["auto", record.key]))
+        for record, wide in zip(
+            records("kd", [60.0, 61.0, 62.0], "float32"), records("kd", BF16["kd"], "bf16"), strict=True
+        )
+    ]
+
+
+def test_a_teacher_in_another_precision_than_its_student_is_no_pair():
+    kd = [record for record in both() if record.method == "kd"]
+    assert compared(auto() + [r for r in kd if r.settings["precision"] == "bf16"]) == {}
+    assert compared(auto() + both()) == compared(both())
+
+
+def test_protocols_that_records_do_not_tell_apart_are_not_mixed():
+    other = {"name": "e3-bf16", "hash": digits("another layout")}
+    again = records("scratch", [75.0, 75.1, 75.2], "bf16", protocol=other)
+    comparisons = compare_precisions(group(both() + again))
+    assert sorted(len(comparison.pairs) for comparison in comparisons) == [1, 3]
+    assert len({comparison.other.protocol for comparison in comparisons}) == 2
+
+
+def test_checkpoints_of_unknown_content_are_no_pair():
+    def unknown(precision):
+        artifact = TEACHER | {"origin": "checkpoint", "settings": {}, "key": digits(precision)}
+        return {"teacher": artifact}
+
+    found = records("kd", FLOAT32["kd"], "float32", artifacts=unknown("float32"))
+    found += records("kd", BF16["kd"], "bf16", artifacts=unknown("bf16"))
+    assert compared(found) == {}
+
+
+def test_what_needs_no_teacher_is_one_row_though_others_share_its_spelling():
+    settings = record_of("scratch").settings["method"]
+    found = both()
+    for precision in ("float32", "bf16"):
+        taught = records("scratch", [70.0, 71.0], precision)
+        with_teacher = records("kd", [70.0, 71.0], precision)[0].artifacts
+        changed = {"precision": precision, "method": settings | {"version": 2}}
+        found += [
+            replace(r, artifacts=with_teacher, settings=r.settings | changed, key=digits(["taught", r.key]))
+            for r in taught
+        ]
+        found += records("at", [60.0, 61.0], precision, checkpoint="others")
+    rows = [str(d) for (_, name), d in compared(found).items() if name.startswith("scratch")]
+    assert str(compared(both())["bf16", "scratch"]) in rows
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
@@ -177,17 +223,23 @@ def test_what_cannot_be_told_apart_is_no_pair():
     assert compared(found) == {}
 
 
-def test_an_autoencoder_of_each_seed_is_one_recipe():
-    mine = {
-        precision: AUTOENCODER
-        | {"settings": AUTOENCODER["settings"] | {"precision": precision, "seed": seed}}
-        for precision, seed in (("float32", 3), ("bf16", 4))
-    }
-    found = [
-        record
-        for precision, table in (("float32", FLOAT32), ("bf16", BF16))
-        for record in records(
-            "reffakd", table["reffakd"], precision, artifacts={"autoencoder": mine[precision]}
-        )
-    ]
-    assert list(compared(found)) == [("bf16", "reffakd")]
+def test_an_artifact_of_another_seed_is_no_pair():
+    found = []
+    for precision, seed in (("float32", 0), ("bf16", 1)):
+        own = AUTOENCODER | {"settings": AUTOENCODER["settings"] | {"precision": precision}, "seed": seed}
+        found += records("reffakd", [70.0, 71.0], precision, artifacts={"autoencoder": own})
+    assert compared(found) == {}
+
+
+def test_two_autoencoders_in_both_precisions_are_two_rows_that_can_be_told_apart():
+    found = both()
+    for precision in ("float32", "bf16"):
+        own = {**AUTOENCODER["settings"], "epochs": 200, "precision": precision}
+        longer = AUTOENCODER | {"settings": own, "key": digits(["longer", precision])}
+        found += records("reffakd", [80.0, 81.0], precision, artifacts={"autoencoder": longer})
+    *_, (_, *rows) = tables(leaderboard(found))
+    assert len({row[0] for row in rows}) == len(rows) == 4
+
+
+def test_page_says_what_the_intervals_do_not_cover():
+    assert "the interval, which is over seeds of the student, does not cover it" in leaderboard(both())
