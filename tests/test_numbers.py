@@ -84,6 +84,18 @@ def test_numbers_of_a_page_are_recorded(page: str) -> None:
     assert not unknown
 
 
+def tables(page: str) -> list[str]:
+    return re.findall(r"(?:^\|.*\n)+", (ROOT / page).read_text(), flags=re.MULTILINE)
+
+
+def test_tables_under_a_heading_of_the_leaderboard_are_the_leaderboards() -> None:
+    theirs = tables("leaderboard.md")
+    headings = {table.splitlines()[0] for table in theirs}
+    shown = [table for page in PAGES for table in tables(page) if table.splitlines()[0] in headings]
+    assert shown
+    assert [table for table in shown if table not in theirs] == []
+
+
 def test_a_number_that_was_never_measured_is_found() -> None:
     known = recorded()
     assert [n for n in ("91.37", "83.7", "0.613", "68.41") if n in known] == []
