@@ -23,20 +23,23 @@ from torch import Tensor, nn
 from kdzoo.data import Split, load_dataset
 from kdzoo.results.store import read_record
 from kdzoo.students import Student, load_student
-from kdzoo.training.evaluation import chunk_of
-from kdzoo.training.networks import run_network
+from kdzoo.training.evaluation import classification_metrics
+from kdzoo.training.runtime import runtime
+
+LARGEST_GAP = 0.1  # points
 
 
 @torch.no_grad()
-def asleep(student: Student, images: Split) -> dict[str, tuple[int, int]]:
+def asleep(student: Student, images: Split) -> tuple[dict[str, tuple[int, int]], float]:
     """Count the units that are 0 for all images.
 
     Args:
         student: trained.
-        images: that it is asked for.
+        images: that it is asked for, and their labels.
 
     Returns:
-        By the name of each `nn.ReLU` in the network: units asleep, and units.
+        By the name of each `nn.ReLU` in the network, which must be called once a pass: units asleep, and
+        units; and the top-1 accuracy of the same passes in percent.
     """
     awake: dict[str, Tensor] = {}
 
@@ -50,13 +53,14 @@ def asleep(student: Student, images: Split) -> dict[str, tuple[int, int]]:
     found = {name: part for name, part in student.network.named_modules() if isinstance(part, nn.ReLU)}
     handles = [part.register_forward_hook(watch(name)) for name, part in found.items()]
     try:
-        with student.feed(images) as feed:
-            for chunk, _ in feed.chunks(chunk_of(student.sheet.size)):
-                run_network(student.network, chunk, student.sheet.precision)
+        logits = student.logits(images)
     finally:
         for handle in handles:
             handle.remove()
-    return {name: (int((~fired).sum()), fired.numel()) for name, fired in awake.items()}
+    counts = {name: (int((~fired).sum()), fired.numel()) for name, fired in awake.items()}
+    # As training judged it: in bf16 logits tie, and argmax would decide otherwise.
+    labels = torch.from_numpy(images.labels).to(logits.device)
+    return counts, float(classification_metrics(logits, labels, None)["top1"])
 
 
 def rows(folders: Iterable[Path], data_root: Path | None) -> list[dict[str, Any]]:
@@ -80,22 +84,40 @@ def rows(folders: Iterable[Path], data_root: Path | None) -> list[dict[str, Any]
         name = json.dumps(data, sort_keys=True)
         if name not in tests:
             tests[name] = load_dataset(data["type"], data_root, data["options"]).test
+        with runtime(torch.device("cpu"), 1):
+            counts, top1 = asleep(student, tests[name])
+        # Another processor decides a few images otherwise, other weights or images decide many.
+        if abs(top1 - record.accuracy["last"]) > LARGEST_GAP:
+            raise SystemExit(
+                f"{folder}: its top-1 is {top1:.2f} here, and {record.accuracy['last']:.2f} in its record. "
+                "Are its weights and test images those of its training?"
+            )
         found.append(
             {
                 "protocol": f"{record.protocol['name']}-{record.protocol['hash'][:8]}",
                 "method": record.method,
                 "seed": record.seed,
                 "key": record.key,
-                "top1": record.accuracy["last"],
-                "asleep": {layer: list(units) for layer, units in asleep(student, tests[name]).items()},
+                "top1": round(top1, 4),
+                "asleep": {layer: list(units) for layer, units in counts.items()},
             }
         )
     return sorted(found, key=lambda row: (row["protocol"], row["method"], row["seed"]))
 
 
 def table(record: dict[str, Any]) -> str:
-    """Lay out a record in markdown: a row a method, a column a layer, in each the count by seed."""
+    """Lay out a record in markdown: a row a method, a column a layer, in each the count by seed.
+
+    Raises:
+        SystemExit: it has several protocols, or one method and seed twice, which one table cannot tell apart.
+    """
     students = record["students"]
+    protocols = {student["protocol"] for student in students}
+    if len(protocols) > 1 or len({(s["method"], s["seed"]) for s in students}) < len(students):
+        raise SystemExit(
+            f"a table has one protocol and each method and seed once, got {', '.join(sorted(protocols))} "
+            f"with {len(students)} students. Measure fewer runs at a time."
+        )
     seeds = sorted({student["seed"] for student in students})
     layers = {layer: units for student in students for layer, (_, units) in student["asleep"].items()}
     by_method: dict[str, dict[int, Any]] = {}
@@ -124,7 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--show", type=Path, metavar="RECORD", help="print a record's table, and measure nothing"
     )
     options = parser.parse_args(arguments)
-    if bool(options.runs) == bool(options.show):
+    if bool(options.runs) == bool(options.show) or (options.show and options.output):
         parser.error("give folders of trained students, or a record to --show: one of the two")
     if options.show:
         print(table(json.loads(options.show.read_text())))
