@@ -13,6 +13,7 @@ from kdzoo.methods import TABLE8
 from kdzoo.results.record import Record
 from kdzoo.results.statistics import Difference, Summary, paired, summarise
 from kdzoo.results.store import merge
+from kdzoo.results.words import counted
 
 PROTOCOL = (
     *("data", "student", "epochs", "batch_size", "optimizer"),
@@ -170,6 +171,13 @@ def _differences(row: Row, other: Row) -> list[float]:
     theirs = {record.seed: record.accuracy["last"] for record in other.done}
     pairs = [(record.accuracy["last"], theirs.get(record.seed)) for record in row.done]
     return [mine - yours for mine, yours in pairs if mine is not None and yours is not None]
+
+
+def repeated_views(found: Group) -> str:
+    """Say for a heading that views repeat, where they do: ", views repeat after 4 epochs"."""
+    views = found.settings["views"]
+    repeat = views.get("repeat") if isinstance(views, Mapping) else None
+    return f", views repeat after {counted(repeat, 'epochs')}" if isinstance(repeat, int) else ""
 
 
 def teachers(record: Record) -> tuple[Mapping[str, Any], ...]:

@@ -15,7 +15,7 @@ from typing import Any
 from tabulate import tabulate
 
 from kdzoo.methods import TABLE8
-from kdzoo.results.groups import QUANTITIES, SMALL_TEST_SET, Group, Row, group, teachers
+from kdzoo.results.groups import QUANTITIES, SMALL_TEST_SET, Group, Row, group, repeated_views, teachers
 from kdzoo.results.precisions import compare_precisions
 from kdzoo.results.published import Published, published
 from kdzoo.results.record import Record
@@ -56,7 +56,7 @@ def _name(found: Group) -> str:
     pair = " -> ".join(name for name in (_teacher_name(found), found.settings["student"]["name"]) if name)
     taught = "".join(f", teacher {artifact['key'][:8]}" for artifact in found.teachers)
     taught += "" if found.digests == "own" else f", its answers in {found.digests}"
-    return f"{found.benchmark}: {pair} (protocol {found.protocol}{taught})"
+    return f"{found.benchmark}: {pair} (protocol {found.protocol}{taught}{repeated_views(found)})"
 
 
 def _teacher_name(found: Group) -> str:

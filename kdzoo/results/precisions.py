@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdzoo.keys import fingerprint
-from kdzoo.results.groups import SMALL_TEST_SET, Group, Row, rounding, teachers
+from kdzoo.results.groups import SMALL_TEST_SET, Group, Row, repeated_views, rounding, teachers
 from kdzoo.results.record import Record
 from kdzoo.results.statistics import Difference
 from kdzoo.results.words import github_table, markdown
@@ -55,7 +55,7 @@ class Comparison:
         student = reference.settings["student"]["name"]
         return "## " + markdown(
             f"{reference.benchmark}: {student} in {_precision(other)} and in {_precision(reference)} "
-            f"(protocols {other.protocol} and {reference.protocol})"
+            f"(protocols {other.protocol} and {reference.protocol}{repeated_views(reference)})"
         )
 
     def _table(self) -> str:

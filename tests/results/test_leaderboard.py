@@ -293,6 +293,14 @@ def test_rounded_answers_of_a_teacher_have_a_table_of_their_own():
     assert all(re.search(r"student resnet18 \(scratch\)", part) for part in page.split("\n## ")[1:])
 
 
+def test_views_that_repeat_stand_in_the_heading():
+    views = {"resize": 32, "flip": True, "repeat": 4}
+    for page in (leaderboard, terminal_table):
+        found = page([record_of("kd", settings={"views": views})])
+        assert "views repeat after 4 epochs)" in " ".join(found.split())
+        assert "repeat after" not in page([record_of("kd", settings={"views": {"flip": True}})])
+
+
 def test_nothing_is_compared_where_one_seed_or_few_images_allow_nothing():
     one = [record_of("scratch"), record_of("kd")]
     few = [record_of(m, s, (50.0, 60.0 + s)) for m in ("scratch", "kd") for s in (0, 1)]
