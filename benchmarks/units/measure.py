@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdzoo.checks import KdzooError
 from kdzoo.data import Split, load_dataset
 from kdzoo.results.store import read_record
 from kdzoo.students import Student, load_student
@@ -151,7 +152,11 @@ def main(arguments: list[str] | None = None) -> None:
     if options.show:
         print(table(json.loads(options.show.read_text())))
         return
-    lines = ",\n".join(f"  {json.dumps(row)}" for row in rows(options.runs, options.data_root))
+    try:
+        counted = rows(options.runs, options.data_root)
+    except KdzooError as error:
+        raise SystemExit(str(error)) from None
+    lines = ",\n".join(f"  {json.dumps(row)}" for row in counted)
     text = f'{{\n "torch": "{torch.__version__}",\n "students": [\n{lines}\n ]\n}}\n'
     if options.output is None:
         print(text, end="")

@@ -113,6 +113,11 @@ def test_a_student_that_is_not_as_recorded_is_refused(measure, runs, monkeypatch
         measure.rows(runs, None)
 
 
+def test_a_folder_that_is_no_run_is_one_sentence(measure, tmp_path):
+    with pytest.raises(SystemExit, match=r"has no record\.json"):
+        measure.main([str(tmp_path)])
+
+
 @pytest.mark.parametrize("change", [{"protocol": "another"}, {"key": "another autoencoder"}])
 def test_what_one_table_cannot_tell_apart_is_refused(measure, change):
     row = {"protocol": "e1", "method": "kd", "seed": 0, "key": "a", "asleep": {"relu": [1, 2]}}
