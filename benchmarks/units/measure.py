@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from kdzoo.checks import KdzooError
 from kdzoo.data import Split, load_dataset
 from kdzoo.results.store import read_record
+from kdzoo.results.words import github_table
 from kdzoo.students import Student, load_student
 from kdzoo.training.evaluation import classification_metrics
 from kdzoo.training.runtime import runtime
@@ -125,17 +126,15 @@ def table(record: dict[str, Any]) -> str:
     for student in students:
         by_method.setdefault(student["method"], {})[student["seed"]] = student["asleep"]
     told = ", ".join(str(seed) for seed in seeds)
-    lines = [
-        ["method", *(f"{layer}, asleep of {units} (seeds {told})" for layer, units in layers.items())],
-        ["---"] * (1 + len(layers)),
-    ]
+    headers = ["method", *(f"{layer}, asleep of {units} (seeds {told})" for layer, units in layers.items())]
+    lines = []
     for method, counted in by_method.items():
         cells = [
             ", ".join(str(counted[seed][layer][0]) if seed in counted else "-" for seed in seeds)
             for layer in layers
         ]
         lines.append([f"`{method}`", *cells])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return github_table(headers, lines)
 
 
 def main(arguments: list[str] | None = None) -> None:
